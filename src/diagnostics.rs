@@ -1,0 +1,198 @@
+//! From a checkpoint and its layer graph to a [`Report`].
+//!
+//! The serialised form of [`Report`] is the JSON contract of `weightvane analyze --format json`.
+//! What cannot be said is `None` (JSON `null`), never 0 or a sentinel.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// All measurements of one checkpoint.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Last component of the checkpoint's path.
+    pub checkpoint: String,
+    /// Optimiser step, if known.
+    pub step: Option<u64>,
+    /// Container format.
+    pub format: &'static str,
+    /// Name of the rule that recognised the model; `chain` for the shape-chaining fallback.
+    pub architecture: String,
+    /// Number of floating-point parameters.
+    pub parameters: u64,
+    /// Per-matrix spectra, in depth order.
+    pub matrices: Vec<MatrixReport>,
+    /// Per-pair alignment, in depth order.
+    pub pairs: Vec<PairReport>,
+    /// Redundancy of the attention heads, per layer and projection.
+    pub heads: Vec<HeadReport>,
+    /// Neural-collapse proxies of a classifier, if the model has one.
+    pub classifier: Option<ClassifierReport>,
+    /// What was not measured, and why.
+    pub skipped: Vec<Skipped>,
+}
+
+/// One weight matrix, in output × input orientation.
+#[derive(Debug, Clone, Serialize)]
+pub struct MatrixReport {
+    /// Tensor name; a part of a fused tensor is `name#part`.
+    pub name: String,
+    /// Depth index; `None` outside the stack of layers.
+    pub layer: Option<usize>,
+    /// Role: `q`, `k`, `v`, `o`, `up`, `gate`, `down`, `embed`, `unembed`, `linear`, `classifier`.
+    pub role: String,
+    /// Output dimension.
+    pub rows: usize,
+    /// Input dimension.
+    pub cols: usize,
+    /// Stored type, as safetensors names it.
+    pub dtype: &'static str,
+    /// ‖W‖_F.
+    pub frobenius_norm: Option<f64>,
+    /// ‖W‖₂.
+    pub spectral_norm: Option<f64>,
+    /// ‖W‖_F²/‖W‖₂², in `[1, rank]`.
+    pub stable_rank: Option<f64>,
+    /// exp of the entropy of σ/Σσ (Roy & Vetterli 2007), in `[1, rank]`.
+    pub effective_rank: Option<f64>,
+    /// Entropy of σ²/Σσ² over ln min(rows, cols), in `[0, 1]`.
+    pub spectral_entropy: Option<f64>,
+    /// Number of singular values above the rounding noise of the stored type.
+    pub numerical_rank: Option<usize>,
+    /// NaN elements.
+    pub nan: u64,
+    /// Infinite elements.
+    pub inf: u64,
+    /// ‖W − W_prev‖_F/‖W_prev‖_F against the save compared with.
+    pub update_ratio: Option<f64>,
+    /// k → 1 − ‖U_k(prev)ᵀU_k‖²/k: how far the leading output subspace turned, in `[0, 1]`.
+    pub rotation: BTreeMap<usize, Option<f64>>,
+}
+
+/// One adjacent pair: writer `W1` (m × n) and reader `W2` (p × m) sharing the space R^m.
+#[derive(Debug, Clone, Serialize)]
+pub struct PairReport {
+    /// `chain`, `v_o`, `q_k`, `up_down`, `gate_down`, `o_up`, `down_qkv`, `embed_qkv`, `down_unembed`.
+    pub pair: &'static str,
+    /// `chain`, `inmodule` or `stream`.
+    pub kind: &'static str,
+    /// Layer of the writer.
+    pub layer: Option<usize>,
+    /// Query head of a per-head pair.
+    pub head: Option<usize>,
+    /// Key/value group of a per-group pair.
+    pub group: Option<usize>,
+    /// Name of the writer.
+    pub writer: String,
+    /// Name of the reader.
+    pub reader: String,
+    /// m.
+    pub dim: usize,
+    /// Conservation law of the balancedness gap: `full`, `diagonal`, `rotary` or `none`.
+    pub law: &'static str,
+    /// Whether a norm layer stands between writer and reader.
+    pub norm_between: bool,
+    /// Centred Gram cosine, in `[-1, 1]`; random orientation 0. The primary alert statistic.
+    pub gram_correlation: Option<f64>,
+    /// Gram cosine, in `[0, 1]`.
+    pub gram_cosine: Option<f64>,
+    /// χ = √2‖AB − BA‖_F/(‖A‖_F‖B‖_F), in `[0, 1]`.
+    pub commutator: Option<f64>,
+    /// κ: ‖AB − BA‖_F² over its mean for a random orientation; 0 commute, 1 random.
+    pub commutator_vs_chance: Option<f64>,
+    /// ‖W2 W1‖_F/(‖W2‖_F‖W1‖_F), in `[0, 1]`; random √(1/m).
+    pub composition: Option<f64>,
+    /// ‖A − B‖_F.
+    pub gap: Option<f64>,
+    /// gap/(‖A‖_F + ‖B‖_F), in `[0, 1]`.
+    pub gap_ratio: Option<f64>,
+    /// The same of the diagonals.
+    pub gap_diagonal_ratio: Option<f64>,
+    /// The same of the trace-normalised Grams.
+    pub gap_shape: Option<f64>,
+    /// Kendall's τ-b of the flags' joint law, in `[-1, 1]`.
+    pub flag_correlation: Option<f64>,
+    /// k → overlap of the leading k-dimensional subspaces.
+    pub overlap: BTreeMap<usize, OverlapReport>,
+    /// Standard errors of what was estimated; `None` where exact.
+    pub stderr: StderrReport,
+    /// The gap that the pair's law conserves, with biases where the law needs them; not part of
+    /// the JSON contract, feeds the ridge-rate fit.
+    #[serde(skip)]
+    pub law_gap: Option<f64>,
+}
+
+/// Standard errors of estimated pair statistics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct StderrReport {
+    /// Of `commutator`.
+    pub commutator: Option<f64>,
+}
+
+/// Overlap of two leading k-dimensional subspaces of R^m.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct OverlapReport {
+    /// S_k: mean squared cosine of the principal angles, in `[0, 1]`.
+    pub ratio: f64,
+    /// Mean of S_k for random subspaces, k/m.
+    pub chance: f64,
+    /// (S_k − k/m)/(1 − k/m).
+    pub excess: f64,
+    /// (S_k − k/m)/sd under chance.
+    pub z: f64,
+    /// Smallest principal angle, radians in `[0, π/2]`.
+    pub angle_min: f64,
+    /// Mean principal angle.
+    pub angle_mean: f64,
+    /// Largest principal angle.
+    pub angle_max: f64,
+    /// Mean squared cosine of equally ranked singular vectors; `None` where they are not distinct.
+    pub basis: Option<f64>,
+    /// Whether the cut at k stands clear of the rounding noise on both sides.
+    pub cut_ok: bool,
+}
+
+/// Redundancy of the heads of one projection.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeadReport {
+    /// Depth index.
+    pub layer: usize,
+    /// `q`, `k`, `v` or `o`.
+    pub projection: &'static str,
+    /// Number of heads compared.
+    pub heads: usize,
+    /// Mean projection kernel between different heads, in `[0, 1]`.
+    pub overlap_mean: Option<f64>,
+    /// Largest projection kernel between different heads.
+    pub overlap_max: Option<f64>,
+    /// Mean for random subspaces, d_h/D.
+    pub overlap_chance: Option<f64>,
+    /// (mean − chance)/(1 − chance).
+    pub overlap_excess: Option<f64>,
+    /// H²/‖P‖_F², in `[1, H]`.
+    pub effective_heads: Option<f64>,
+}
+
+/// Neural-collapse proxies of a classifier (K × d, rows centred).
+#[derive(Debug, Clone, Serialize)]
+pub struct ClassifierReport {
+    /// K.
+    pub classes: usize,
+    /// Distance of the normalised row Gram from the simplex, in `[0, √2]`.
+    pub simplex_deviation: Option<f64>,
+    /// The same over its value for Gaussian rows.
+    pub simplex_deviation_vs_chance: Option<f64>,
+    /// Coefficient of variation of the row norms.
+    pub equinorm: Option<f64>,
+    /// Standard deviation of the cosines between rows.
+    pub equiangle: Option<f64>,
+}
+
+/// A tensor or pair that was not measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// Tensor or pair.
+    pub name: String,
+    /// Why, in words.
+    pub reason: String,
+}
