@@ -1,1 +1,206 @@
-//! config
+//! User input: YAML to checked [`Settings`] and architecture rules. Nothing else reads user text.
+
+pub mod architectures;
+mod check;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Longest configuration accepted. The YAML parser is quadratic on hostile nesting.
+pub const MAX_CONFIG_BYTES: u64 = 64 * 1024;
+
+/// The commented file of defaults that is shipped, for people to start from.
+pub const DEFAULTS_FILE: &str = include_str!("../config/weightvane.yaml");
+
+/// A configuration that cannot be used; every message names file, place and what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read, expected a YAML file", path.display())]
+    Read {
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The file is longer than [`MAX_CONFIG_BYTES`].
+    #[error("{}: {found} bytes, expected at most {MAX_CONFIG_BYTES}", path.display())]
+    TooLarge {
+        /// File.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+    },
+    /// Not YAML, an unknown key, or a value of the wrong type.
+    #[error("{}:{line}: {message}", path.display())]
+    Syntax {
+        /// File.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// A value of the right type that makes no sense.
+    #[error("{}:{line}: {key}: {message}", path.display())]
+    Value {
+        /// File.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Key.
+        key: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+}
+
+/// Everything that can be set, checked. The defaults are those of `config/weightvane.yaml`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Address of `/metrics`, the page and the API.
+    pub listen: SocketAddr,
+    /// Directories to watch, besides those of the command line.
+    pub roots: Vec<PathBuf>,
+    /// Directory for what must outlive a restart.
+    pub state_dir: Option<PathBuf>,
+    /// File to write in node_exporter's textfile format after every change.
+    pub textfile: Option<PathBuf>,
+    /// Time between scans of a local root; events only shorten it.
+    pub scan_interval: Duration,
+    /// Time between scans of a root on a network file system, where no events come.
+    pub scan_interval_network: Duration,
+    /// How long a save with a completion sign must have been quiet.
+    pub quiet: Duration,
+    /// How long a save without a completion sign must have been quiet.
+    pub settle: Duration,
+    /// The same on a network file system.
+    pub settle_network: Duration,
+    /// Depth of directories searched below a root.
+    pub max_depth: usize,
+    /// CPU worker threads.
+    pub threads: usize,
+    /// Bytes of decoded weights kept at a time.
+    pub memory_limit: u64,
+    /// Subspace dimensions k.
+    pub k: Vec<usize>,
+    /// Dimensions k at which the turn of a subspace between saves is measured.
+    pub rotation_k: Vec<usize>,
+    /// Whether every matrix gets series of its own.
+    pub detail: Detail,
+    /// Most series of one run.
+    pub series_limit: usize,
+    /// How long a run without saves stays active.
+    pub idle_after: Duration,
+    /// How long a run whose directory is gone stays on the page.
+    pub forget_after: Duration,
+    /// Directory of further architecture rules.
+    pub architectures_dir: Option<PathBuf>,
+}
+
+/// How finely series are exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// Per layer and pair.
+    #[default]
+    Layer,
+    /// Per matrix and head as well.
+    Matrix,
+}
+
+/// What the file says, before it is checked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Wire {
+    listen: Option<String>,
+    roots: Option<Vec<PathBuf>>,
+    state_dir: Option<PathBuf>,
+    textfile: Option<PathBuf>,
+    scan_interval: Option<String>,
+    scan_interval_network: Option<String>,
+    quiet: Option<String>,
+    settle: Option<String>,
+    settle_network: Option<String>,
+    max_depth: Option<usize>,
+    threads: Option<usize>,
+    memory_limit: Option<String>,
+    k: Option<Vec<usize>>,
+    rotation_k: Option<Vec<usize>>,
+    detail: Option<Detail>,
+    series_limit: Option<usize>,
+    idle_after: Option<String>,
+    forget_after: Option<String>,
+    architectures_dir: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 10717)),
+            roots: Vec::new(),
+            state_dir: None,
+            textfile: None,
+            scan_interval: Duration::from_secs(15),
+            scan_interval_network: Duration::from_secs(60),
+            quiet: Duration::from_secs(2),
+            settle: Duration::from_secs(30),
+            settle_network: Duration::from_secs(120),
+            max_depth: 6,
+            threads: 1,
+            memory_limit: 1 << 30,
+            k: vec![1, 2, 4, 8, 16, 32, 64],
+            rotation_k: vec![8],
+            detail: Detail::Layer,
+            series_limit: 5000,
+            idle_after: Duration::from_hours(24),
+            forget_after: Duration::from_hours(24),
+            architectures_dir: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], for the first thing wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(path, &read_bounded(path)?)
+    }
+
+    /// Checks the text of a configuration; `path` is named in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`], for the first thing wrong.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let wire: Option<Wire> = serde_yaml::from_str(text).map_err(|e| syntax_error(path, &e))?;
+        check::checked(wire.unwrap_or_default(), &check::Place { path, text })
+    }
+}
+
+/// The text of a file of at most [`MAX_CONFIG_BYTES`].
+fn read_bounded(path: &Path) -> Result<String, ConfigError> {
+    use std::io::Read as _;
+    let read_error = |source| ConfigError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(read_error)?;
+    let found = file.metadata().map_err(read_error)?.len();
+    if found > MAX_CONFIG_BYTES {
+        return Err(ConfigError::TooLarge { path: path.to_owned(), found });
+    }
+    let mut text = String::new();
+    // The file may grow between the two calls, so the read is bounded as well.
+    file.take(MAX_CONFIG_BYTES).read_to_string(&mut text).map_err(read_error)?;
+    Ok(text)
+}
+
+/// A parser's message, with the line put where people look for it.
+fn syntax_error(path: &Path, error: &serde_yaml::Error) -> ConfigError {
+    let line = error.location().map_or(1, |at| at.line());
+    let text = error.to_string();
+    let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    ConfigError::Syntax { path: path.to_owned(), line, message }
+}

@@ -1,0 +1,165 @@
+//! What the types of the configuration cannot say.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{ConfigError, Settings, Wire};
+
+/// The file being checked.
+pub(super) struct Place<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
+}
+
+impl Place<'_> {
+    fn error(&self, key: &str, message: String) -> ConfigError {
+        let starts = |line: &str| {
+            line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'))
+        };
+        let line = self.text.lines().position(starts).map_or(1, |at| at + 1);
+        ConfigError::Value { path: self.path.to_owned(), line, key: key.to_owned(), message }
+    }
+
+    fn duration(&self, key: &str, given: Option<&str>, default: Duration) -> Result<Duration, ConfigError> {
+        let Some(text) = given else { return Ok(default) };
+        let bounds = Duration::from_millis(10)..=Duration::from_hours(24 * 366);
+        match humantime::parse_duration(text) {
+            Ok(found) if bounds.contains(&found) => Ok(found),
+            Ok(_) => Err(self.error(key, format!("found `{text}`, expected 10ms to 366days"))),
+            Err(_) => {
+                Err(self.error(key, format!("found `{text}`, expected a duration such as 30s, 5m or 24h")))
+            }
+        }
+    }
+
+    fn count(
+        &self,
+        key: &str,
+        given: Option<usize>,
+        default: usize,
+        bounds: std::ops::RangeInclusive<usize>,
+    ) -> Result<usize, ConfigError> {
+        match given {
+            None => Ok(default),
+            Some(found) if bounds.contains(&found) => Ok(found),
+            Some(found) => Err(self.error(
+                key,
+                format!("found {found}, expected {} to {}", bounds.start(), bounds.end()),
+            )),
+        }
+    }
+
+    fn ks(&self, key: &str, given: Option<Vec<usize>>, default: Vec<usize>) -> Result<Vec<usize>, ConfigError> {
+        let Some(ks) = given else { return Ok(default) };
+        let rising = ks.windows(2).all(|two| two[0] < two[1]);
+        let sound = rising && ks.iter().all(|k| (1..=256).contains(k)) && ks.len() <= 16;
+        if sound {
+            return Ok(ks);
+        }
+        Err(self.error(key, format!("found {ks:?}, expected at most 16 rising numbers from 1 to 256")))
+    }
+}
+
+/// The settings that a file means.
+pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigError> {
+    let default = Settings::default();
+    let listen = match &wire.listen {
+        None => default.listen,
+        Some(text) => text.parse().map_err(|_| {
+            at.error("listen", format!("found `{text}`, expected ADDRESS:PORT such as 127.0.0.1:10717"))
+        })?,
+    };
+    let memory_limit = match &wire.memory_limit {
+        None => default.memory_limit,
+        Some(text) => match text.parse::<bytesize::ByteSize>() {
+            Ok(size) if size.as_u64() >= 16 << 20 => size.as_u64(),
+            _ => {
+                let expected = "expected a size of at least 16MiB such as 1GiB";
+                return Err(at.error("memory_limit", format!("found `{text}`, {expected}")));
+            }
+        },
+    };
+    let duration = |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
+    Ok(Settings {
+        listen,
+        roots: wire.roots.unwrap_or(default.roots),
+        state_dir: wire.state_dir,
+        textfile: wire.textfile,
+        scan_interval: duration("scan_interval", &wire.scan_interval, default.scan_interval)?,
+        scan_interval_network: duration(
+            "scan_interval_network",
+            &wire.scan_interval_network,
+            default.scan_interval_network,
+        )?,
+        quiet: duration("quiet", &wire.quiet, default.quiet)?,
+        settle: duration("settle", &wire.settle, default.settle)?,
+        settle_network: duration("settle_network", &wire.settle_network, default.settle_network)?,
+        max_depth: at.count("max_depth", wire.max_depth, default.max_depth, 1..=16)?,
+        threads: at.count("threads", wire.threads, default.threads, 1..=64)?,
+        memory_limit,
+        k: at.ks("k", wire.k, default.k)?,
+        rotation_k: at.ks("rotation_k", wire.rotation_k, default.rotation_k)?,
+        detail: wire.detail.unwrap_or(default.detail),
+        series_limit: at.count("series_limit", wire.series_limit, default.series_limit, 100..=1_000_000)?,
+        idle_after: duration("idle_after", &wire.idle_after, default.idle_after)?,
+        forget_after: duration("forget_after", &wire.forget_after, default.forget_after)?,
+        architectures_dir: wire.architectures_dir,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DEFAULTS_FILE;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(Path::new("w.yaml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_shipped_file_holds_every_key_and_equals_the_defaults() {
+        assert_eq!(parse(DEFAULTS_FILE), Ok(Settings::default()));
+        // A key that is commented out still has to be one: uncommented, every line must parse.
+        let uncommented: String = DEFAULTS_FILE
+            .lines()
+            .filter_map(|l| l.strip_prefix("#: ").or((!l.starts_with('#')).then_some(l)))
+            .fold(String::new(), |all, line| all + line + "\n");
+        assert!(parse(&uncommented).is_ok(), "{:?}", parse(&uncommented));
+        let wire: serde_yaml::Value = serde_yaml::from_str(&uncommented).unwrap();
+        let keys = wire.as_mapping().unwrap().len();
+        // One key a field: serde names the expected ones when it meets a foreign one.
+        let message = parse("no_such_key: 1").unwrap_err();
+        let known = message.matches('`').count() / 2 - 1;
+        assert_eq!(keys, known, "{message}");
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        for text in ["", "# nothing\n", "---\n"] {
+            assert_eq!(parse(text), Ok(Settings::default()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn errors_name_file_line_key_and_expectation() {
+        let check = |text: &str, wanted: &[&str]| {
+            let message = parse(text).unwrap_err();
+            for part in wanted {
+                assert!(message.contains(part), "{text:?}: {message:?} lacks {part:?}");
+            }
+            assert!(!message.contains('\n'), "{message:?}");
+        };
+        check("threads: 1\nquiett: 2s\n", &["w.yaml:2", "quiett", "expected"]);
+        check("quiet: soon\n", &["w.yaml:1: quiet", "soon", "30s"]);
+        check("\nthreads: 0\n", &["w.yaml:2: threads", "found 0", "1 to 64"]);
+        check("k: [4, 2]\n", &["w.yaml:1: k", "[4, 2]", "rising"]);
+        check("listen: 10717\n", &["w.yaml:1", "listen"]);
+        check("listen: here\n", &["w.yaml:1: listen", "here", "ADDRESS:PORT"]);
+        check("memory_limit: 1MiB\n", &["w.yaml:1: memory_limit", "16MiB"]);
+        check("detail: all\n", &["w.yaml:1", "all", "layer"]);
+        check("threads: many\n", &["w.yaml:1", "threads", "many"]);
+        check("threads: 1\nthreads: 2\n", &["w.yaml", "threads"]);
+        check("k: [1, 2\n", &["w.yaml"]);
+        check(&"[".repeat(2000), &["w.yaml"]);
+    }
+}
