@@ -3,9 +3,20 @@
 //! The serialised form of [`Report`] is the JSON contract of `weightvane analyze --format json`.
 //! What cannot be said is `None` (JSON `null`), never 0 or a sentinel.
 
+mod alignment;
+mod analysis;
+mod classifier;
+mod heads;
+mod spectra;
+mod store;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+pub use analysis::{
+    AnalyzeError, Baseline, Observer, Options, Outcome, Previous, Unobserved, analyze,
+};
 
 /// All measurements of one checkpoint.
 #[derive(Debug, Clone, Serialize)]
@@ -30,6 +41,12 @@ pub struct Report {
     pub classifier: Option<ClassifierReport>,
     /// What was not measured, and why.
     pub skipped: Vec<Skipped>,
+    /// NaN in all floating-point tensors, vectors included; not part of the JSON contract.
+    #[serde(skip)]
+    pub nan: u64,
+    /// Infinities in the same.
+    #[serde(skip)]
+    pub inf: u64,
 }
 
 /// One weight matrix, in output × input orientation.

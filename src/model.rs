@@ -125,6 +125,12 @@ impl Operand {
         self
     }
 
+    /// A whole matrix as an operand.
+    #[must_use]
+    pub fn whole(matrix: &Matrix) -> Self {
+        Self::new(matrix.name.clone(), matrix.view.clone())
+    }
+
     /// Rows and columns as an operand.
     #[must_use]
     pub fn shape(&self) -> (usize, usize) {

@@ -44,7 +44,7 @@ pub(super) fn build(
             ),
         });
     }
-    let matrices = found
+    let mut matrices: Vec<Matrix> = found
         .iter()
         .map(|((layer, role), whole)| Matrix {
             name: whole.name.clone(),
@@ -53,6 +53,12 @@ pub(super) fn build(
             view: whole.view.clone(),
         })
         .collect();
+    // Depth order: the embedding before the stack, what reads the stack's end behind it.
+    matrices.sort_by_key(|m| match (m.layer, m.role) {
+        (Some(layer), role) => (1, layer, role),
+        (None, Role::Embed) => (0, 0, Role::Embed),
+        (None, role) => (2, 0, role),
+    });
     let depth = found.keys().filter_map(|(layer, _)| layer.map(|l| l + 1)).max().unwrap_or(0);
     let builder = Builder { rule, tensors, config, found: &found, layout, depth };
     let mut pairs = Vec::new();
