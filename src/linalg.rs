@@ -1,1 +1,64 @@
-//! linalg
+//! What is measured of weight matrices; pure.
+//!
+//! Every function takes finite `f32` matrices as strided views, accumulates in `f64`, runs on the
+//! calling thread and gives the same numbers for the same input. What is undefined (0/0) is `None`.
+//! A NaN or an infinity in the input is [`NotFinite`], found before any decomposition sees it.
+//!
+//! A pair is a writer `W1` (m × n) and a reader `W2` (p × m) sharing the space R^m, with the Grams
+//! `A = W2ᵀW2` and `B = W1W1ᵀ`.
+
+mod classifier;
+mod dense;
+mod drift;
+mod flag;
+mod gram;
+mod heads;
+mod krylov;
+mod overlap;
+mod probes;
+mod ridge;
+mod spectrum;
+
+pub use classifier::{CLASSES_LIMIT, ClassifierGeometry, classifier_geometry};
+pub use drift::{UpdateRatio, rotation, update_ratio};
+pub use flag::{flag_correlation, tau_b};
+pub use gram::{GRAM_LIMIT, GramStats, GramStderr, PairMatrices, gram_stats};
+pub use heads::{HeadOverlap, HeadSide, head_overlap};
+pub use overlap::{Overlap, overlaps, usable_ks};
+pub use probes::PROBES;
+pub use ridge::{SLOPE_POINTS_LIMIT, Slope, ridge_rate_ratio, theil_sen};
+pub use spectrum::{
+    EXACT_LIMIT, KRYLOV_DIM, KRYLOV_DIM_LIMIT, Side, Spectrum, SpectrumError, THIN_SVD_LIMIT,
+    TIE_TOLERANCE,
+};
+
+/// The input holds a NaN or an infinity, so nothing can be measured of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("matrix holds a NaN or an infinity")]
+pub struct NotFinite;
+
+/// Why a matrix or pair could not be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinalgError {
+    /// A NaN or an infinity in a matrix or a bias.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+    /// No decomposition of the matrix converged, on any route.
+    #[error("decomposition of a {rows} × {cols} matrix did not converge")]
+    NoConvergence {
+        /// Rows of the matrix decomposed.
+        rows: usize,
+        /// Its columns.
+        cols: usize,
+    },
+    /// Two shapes that must agree do not.
+    #[error("{what} has size {found}, expected {expected}")]
+    Shape {
+        /// Which size.
+        what: &'static str,
+        /// What was given.
+        found: usize,
+        /// What the rest of the input asks for.
+        expected: usize,
+    },
+}

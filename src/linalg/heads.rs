@@ -1,0 +1,149 @@
+//! Redundancy of attention heads: overlaps of the subspaces they read or write.
+
+use faer::{Mat, MatRef};
+
+use super::dense::{Scaled, inner, mul, ratio, real, thin_svd};
+use super::{LinalgError, SpectrumError};
+
+/// Which space of a head's matrix is its subspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadSide {
+    /// Row space of d_h × D matrices: query, key and value heads.
+    Row,
+    /// Column space of D × d_h matrices: output heads.
+    Column,
+}
+
+/// Overlaps between the d-dimensional subspaces of H heads in R^D, d = min(d_h, D).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadOverlap {
+    /// H.
+    pub heads: usize,
+    /// D.
+    pub dim: usize,
+    /// d.
+    pub head_dim: usize,
+    /// Mean over different heads of the projection kernel ‖U_hᵀU_h'‖_F²/d, in `[0, 1]`; `None` for
+    /// one head, or where a head's matrix has not full rank and so no definite subspace.
+    pub mean: Option<f64>,
+    /// Its largest value; `None` as `mean`.
+    pub max: Option<f64>,
+    /// Its mean for random subspaces, d/D.
+    pub chance: f64,
+    /// Its standard deviation for random subspaces.
+    pub chance_sd: f64,
+    /// (mean − chance)/(1 − chance); `None` also where d = D.
+    pub excess: Option<f64>,
+    /// H²/‖P‖_F² of the kernel matrix P, in `[1, H]`.
+    pub effective_heads: Option<f64>,
+    /// The same of the chance-corrected kernel (P − chance)/(1 − chance); random heads give about H.
+    pub effective_heads_centered: Option<f64>,
+    /// Mean over different heads of the cosine of WᵀW, in `[0, 1]`; `None` for one head or a zero
+    /// head.
+    pub gram_mean: Option<f64>,
+}
+
+/// Orthonormal basis of a head's subspace (D × d) and what maps it to the matrix (d × d_h).
+struct HeadBasis {
+    basis: Mat<f64>,
+    coordinates: Mat<f64>,
+    full_rank: bool,
+}
+
+/// Overlaps between the heads of one projection of one layer, all of one shape.
+///
+/// # Errors
+/// [`LinalgError::NotFinite`] for a NaN or an infinity, [`LinalgError::Shape`] for heads of
+/// different shapes, [`LinalgError::NoConvergence`] where a head's SVD does not converge.
+pub fn head_overlap(
+    heads: &[MatRef<'_, f32>],
+    side: HeadSide,
+) -> Result<HeadOverlap, SpectrumError> {
+    let mut bases = Vec::with_capacity(heads.len());
+    let (mut dim, mut width) = (0, 0);
+    for (i, head) in heads.iter().enumerate() {
+        let columns = if side == HeadSide::Row { head.transpose() } else { *head };
+        if i == 0 {
+            (dim, width) = (columns.nrows(), columns.ncols());
+        }
+        for (what, found, expected) in
+            [("head's space", columns.nrows(), dim), ("head", columns.ncols(), width)]
+        {
+            if found != expected {
+                return Err(LinalgError::Shape { what, found, expected });
+            }
+        }
+        bases.push(HeadBasis::new(columns)?);
+    }
+    Ok(compare(&bases, dim, dim.min(width)))
+}
+
+impl HeadBasis {
+    fn new(columns: MatRef<'_, f32>) -> Result<Self, LinalgError> {
+        let qr = Scaled::new(columns)?.to_f64().qr();
+        let (basis, coordinates) = (qr.compute_thin_Q(), qr.thin_R());
+        let coordinates = Mat::from_fn(coordinates.nrows(), coordinates.ncols(), |i, j| {
+            if i <= j { coordinates[(i, j)] } else { 0.0 }
+        });
+        let values = thin_svd(coordinates.as_ref())?.values;
+        let (first, last) = (values.first().copied(), values.last().copied());
+        let floor = real(columns.nrows().max(columns.ncols())) * f64::EPSILON;
+        let full_rank = first.zip(last).is_some_and(|(f, l)| l > floor * f);
+        Ok(Self { basis, coordinates, full_rank })
+    }
+}
+
+fn compare(bases: &[HeadBasis], dim: usize, head_dim: usize) -> HeadOverlap {
+    let n_heads = bases.len();
+    let (h, d) = (real(n_heads), real(head_dim));
+    let chance = if dim == 0 { 0.0 } else { d / real(dim) };
+    let grams: Vec<Mat<f64>> =
+        bases.iter().map(|b| mul(b.coordinates.as_ref(), b.coordinates.transpose())).collect();
+    let norms: Vec<f64> = grams.iter().map(|g| g.norm_l2()).collect();
+
+    let centre = |x: f64| ratio(x - chance, 1.0 - chance).unwrap_or(x);
+    let mut sums = Sums { squares: h, centred_squares: h * centre(1.0).powi(2), ..Sums::default() };
+    let mut gram_sum = Some(0.0);
+    for i in 0..n_heads {
+        for j in 0..i {
+            let cross = mul(bases[i].basis.transpose(), bases[j].basis.as_ref());
+            let kernel = (cross.squared_norm_l2() / d).min(1.0);
+            sums.kernel += 2.0 * kernel;
+            sums.max = sums.max.max(kernel);
+            sums.squares += 2.0 * kernel * kernel;
+            sums.centred_squares += 2.0 * centre(kernel).powi(2);
+            // ⟨A_i, A_j⟩ through the bases: d × d products instead of D × D ones.
+            let turned = mul(mul(cross.transpose(), grams[i].as_ref()).as_ref(), cross.as_ref());
+            let cosine = ratio(inner(turned.as_ref(), grams[j].as_ref()), norms[i] * norms[j]);
+            gram_sum = gram_sum.zip(cosine).map(|(sum, c)| sum + 2.0 * c);
+        }
+    }
+    let n_pairs = h * (h - 1.0);
+    let definite = n_heads > 0 && bases.iter().all(|b| b.full_rank);
+    let mean = ratio(sums.kernel, n_pairs).filter(|_| definite);
+    let m = real(dim);
+    let variance =
+        if dim < 2 { 0.0 } else { 2.0 * d * d * (m - d).powi(2) / (m * m * (m - 1.0) * (m + 2.0)) };
+    HeadOverlap {
+        heads: n_heads,
+        dim,
+        head_dim,
+        mean,
+        max: mean.map(|_| sums.max),
+        chance,
+        chance_sd: ratio(variance.sqrt(), d).unwrap_or(0.0),
+        excess: mean.and_then(|mean| ratio(mean - chance, 1.0 - chance)),
+        effective_heads: ratio(h * h, sums.squares).filter(|_| definite),
+        effective_heads_centered: ratio(h * h, sums.centred_squares).filter(|_| definite),
+        gram_mean: gram_sum.and_then(|sum| ratio(sum, n_pairs)),
+    }
+}
+
+/// Sums over the entries of the kernel matrix.
+#[derive(Default)]
+struct Sums {
+    kernel: f64,
+    max: f64,
+    squares: f64,
+    centred_squares: f64,
+}

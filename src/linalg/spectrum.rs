@@ -1,0 +1,337 @@
+//! Singular values of a matrix, their scalars, and the leading singular vectors of one side.
+
+use faer::{Mat, MatRef};
+
+use super::LinalgError;
+use super::dense::{Scaled, orthonormal, pow2, ratio, real, symmetric_eigen, thin_svd};
+use super::krylov;
+
+/// Small sides up to this go through a thin SVD, which resolves every singular value; a 512 × 2048
+/// matrix takes a tenth of a second.
+pub const THIN_SVD_LIMIT: usize = 512;
+
+/// Small sides up to this have all their singular values computed. Above it the cube of the side
+/// is too long for one matrix (15 s at 4096), and only the leading values are found.
+pub const EXACT_LIMIT: usize = 2048;
+
+/// Dimension of the Krylov space of the truncated route for up to 64 vectors: the leading 64 of a
+/// 4096 × 4096 matrix with a random bulk are then exact to `f32`.
+pub const KRYLOV_DIM: usize = 448;
+
+/// The Krylov space never grows beyond this, however many vectors are asked for: two bases of a
+/// side of 8192 are then 128 MiB.
+pub const KRYLOV_DIM_LIMIT: usize = 1024;
+
+/// Singular values closer than this fraction of the largest are one cluster, whose vectors are
+/// arbitrary.
+pub const TIE_TOLERANCE: f64 = 1e-6;
+
+/// Below this fraction of the largest value a Gram, whose entries are squares, has lost half its
+/// digits.
+const GRAM_RESOLUTION: f64 = 1e-6;
+
+/// A truncated value counts as found when its residual is below this fraction of the largest
+/// eigenvalue of the Gram: against the spacing at the edge of a random bulk the vector is then off
+/// by a few hundredths of a radian at most.
+const FOUND_RESIDUAL: f64 = 1e-4;
+
+/// Matrices up to this many elements are converted whole (32 MiB).
+const WHOLE_LIMIT: usize = 1 << 22;
+
+/// Why a spectrum could not be computed.
+pub type SpectrumError = LinalgError;
+
+/// Which singular vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Left vectors, in R^rows: what a writer writes.
+    Left,
+    /// Right vectors, in R^cols: what a reader reads.
+    Right,
+}
+
+/// Singular values of a matrix and the leading singular vectors of one side.
+#[derive(Debug, Clone)]
+pub struct Spectrum {
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Columns of the matrix.
+    pub cols: usize,
+    /// Singular values, descending; all of them if `complete`.
+    pub values: Vec<f64>,
+    /// Whether `values` holds all min(rows, cols) singular values.
+    pub complete: bool,
+    /// ‖W‖_F, exact also where the values are not all known.
+    pub frobenius: f64,
+    /// Leading singular vectors of the asked side, dim × b; b reaches to the end of the tie cluster
+    /// that contains the largest k asked for.
+    pub basis: Mat<f64>,
+    /// Spectral norm of the rounding noise of the stored type under a Gaussian model:
+    /// ε/√12 · ‖W‖_F (√rows + √cols)/√(rows·cols).
+    pub noise: f64,
+    /// Residuals of `values` of the truncated route, in units of the values; empty where exact.
+    pub residuals: Vec<f64>,
+}
+
+/// Sizes at which the route changes; tests lower them.
+#[derive(Clone, Copy)]
+struct Limits {
+    thin_svd: usize,
+    exact: usize,
+    krylov_dim: usize,
+}
+
+const LIMITS: Limits =
+    Limits { thin_svd: THIN_SVD_LIMIT, exact: EXACT_LIMIT, krylov_dim: KRYLOV_DIM };
+
+/// Singular values of a scaled matrix with at least as many rows as columns.
+struct Parts {
+    values: Vec<f64>,
+    /// Right vectors, cols × at least as many as will be asked for.
+    right: Mat<f64>,
+    /// Left vectors, where the route gave them.
+    left: Option<Mat<f64>>,
+    residuals: Vec<f64>,
+}
+
+impl Spectrum {
+    /// Singular values of `w` and its leading vectors of `side`, for overlaps up to `k_max`.
+    /// `storage_eps` is the relative spacing of the stored type (2^-23 for f32, 2^-7 for bf16).
+    ///
+    /// # Errors
+    /// [`LinalgError::NotFinite`] for a NaN or an infinity in `w`, [`LinalgError::NoConvergence`]
+    /// where no decomposition converges.
+    pub fn compute(
+        w: MatRef<'_, f32>,
+        side: Side,
+        k_max: usize,
+        storage_eps: f64,
+    ) -> Result<Self, SpectrumError> {
+        Self::compute_within(LIMITS, w, side, k_max, storage_eps)
+    }
+
+    fn compute_within(
+        limits: Limits,
+        w: MatRef<'_, f32>,
+        side: Side,
+        k_max: usize,
+        storage_eps: f64,
+    ) -> Result<Self, SpectrumError> {
+        let w = Scaled::new(w)?;
+        let (rows, cols) = (w.rows(), w.cols());
+        let unit = pow2(w.exponent);
+        let frobenius = w.sum_squares().sqrt();
+        let shape = (real(rows).sqrt() + real(cols).sqrt()) / (real(rows) * real(cols)).sqrt();
+        let noise = if w.is_zero { 0.0 } else { storage_eps / 12f64.sqrt() * frobenius * shape };
+
+        let tall = if rows >= cols { w } else { w.transpose() };
+        let wants_right = (side == Side::Right) == (rows >= cols);
+        let complete = tall.cols() <= limits.exact;
+        let parts = decompose(&tall, limits, k_max)?;
+        let mut spectrum = Self {
+            rows,
+            cols,
+            values: parts.values,
+            complete,
+            frobenius,
+            basis: Mat::new(),
+            noise,
+            residuals: parts.residuals,
+        };
+        let n_columns = spectrum.basis_len(k_max).min(parts.right.ncols());
+        let right = parts.right.as_ref().subcols(0, n_columns);
+        spectrum.basis = match parts.left {
+            _ if wants_right => right.to_owned(),
+            Some(left) => left.as_ref().subcols(0, n_columns).to_owned(),
+            // Orthonormalised, because a small singular value magnifies the rounding of its vector.
+            None => orthonormal(&tall.times(right)),
+        };
+        for value in spectrum.values.iter_mut().chain(&mut spectrum.residuals) {
+            *value *= unit;
+        }
+        spectrum.frobenius *= unit;
+        spectrum.noise *= unit;
+        Ok(spectrum)
+    }
+
+    /// Columns of the basis to keep: up to the end of the cluster in which `k_max` lies, and no
+    /// further than the values rise above the rounding noise.
+    fn basis_len(&self, k_max: usize) -> usize {
+        let rank = self.n_above_noise();
+        self.cluster(k_max.min(rank)).1
+    }
+
+    /// How many known values lie above rounding: σ > max(max(rows, cols)·2^-52·σ₁, 2·noise).
+    pub(super) fn n_above_noise(&self) -> usize {
+        let largest = self.values.first().copied().unwrap_or(0.0);
+        let dim = real(self.rows.max(self.cols));
+        let floor = (dim * f64::EPSILON * largest).max(2.0 * self.noise);
+        self.values.iter().take_while(|s| **s > floor).count()
+    }
+
+    /// The tie cluster `lo..hi` that a cut after the k-th value divides; `(k, k)` where the cut
+    /// falls between clusters. Consecutive values within [`TIE_TOLERANCE`]·σ₁ are one cluster.
+    pub(super) fn cluster(&self, k: usize) -> (usize, usize) {
+        let values = &self.values;
+        if k == 0 || k >= values.len() {
+            return (k.min(values.len()), k.min(values.len()));
+        }
+        let tolerance = TIE_TOLERANCE * values[0];
+        let tied = |i: usize| values[i - 1] - values[i] <= tolerance;
+        if !tied(k) {
+            return (k, k);
+        }
+        let (mut lo, mut hi) = (k, k);
+        while lo > 0 && tied(lo) {
+            lo -= 1;
+        }
+        while hi < values.len() && tied(hi) {
+            hi += 1;
+        }
+        (lo, hi)
+    }
+
+    /// Weights of the projector on the leading k-dimensional subspace: 1 below the tie cluster that
+    /// the cut divides, the same fraction inside it, 0 above; they sum to k.
+    pub(super) fn projector_weights(&self, k: usize) -> Vec<f64> {
+        let (lo, hi) = self.cluster(k);
+        let mut weights = vec![1.0; lo];
+        if hi > lo {
+            weights.resize(hi, real(k - lo) / real(hi - lo));
+        }
+        weights
+    }
+
+    /// Whether the leading k-dimensional subspace is known: k values above the noise, their vectors
+    /// kept, and the end of a divided cluster in sight.
+    pub(super) fn resolves(&self, k: usize) -> bool {
+        let (_, hi) = self.cluster(k);
+        let sees_end = self.complete || hi < self.values.len();
+        (1..=self.n_above_noise()).contains(&k) && hi.max(k) <= self.basis.ncols() && sees_end
+    }
+
+    /// Uncertainty of the k-th value from rounding, and from the iteration where truncated.
+    pub(super) fn uncertainty(&self, k: usize) -> f64 {
+        let residual = k.checked_sub(1).and_then(|i| self.residuals.get(i)).copied();
+        self.noise.max(residual.unwrap_or(0.0))
+    }
+
+    /// ‖W‖₂ = σ₁; `None` for a matrix without elements.
+    #[must_use]
+    pub fn spectral_norm(&self) -> Option<f64> {
+        self.values.first().copied()
+    }
+
+    /// ‖W‖_F²/‖W‖₂², in `[1, rank]`; `None` for a zero matrix.
+    #[must_use]
+    pub fn stable_rank(&self) -> Option<f64> {
+        ratio(self.frobenius, self.spectral_norm()?).map(|r| r * r)
+    }
+
+    /// exp of the entropy of σ/Σσ (Roy & Vetterli 2007), in `[1, rank]`; `None` for a zero matrix
+    /// or where not all values are known.
+    #[must_use]
+    pub fn effective_rank(&self) -> Option<f64> {
+        self.entropy(|s| s).map(f64::exp)
+    }
+
+    /// Entropy of σ²/Σσ² over ln min(rows, cols), in `[0, 1]`; `None` for a zero matrix, a single
+    /// row or column (0/0), or where not all values are known.
+    #[must_use]
+    pub fn spectral_entropy(&self) -> Option<f64> {
+        let whole = real(self.rows.min(self.cols)).ln();
+        self.entropy(|s| s * s).and_then(|h| ratio(h, whole))
+    }
+
+    /// Number of singular values above max(max(rows, cols)·2^-52·σ₁, 2·noise); `None` where not all
+    /// values are known.
+    #[must_use]
+    pub fn numerical_rank(&self) -> Option<usize> {
+        self.complete.then(|| self.n_above_noise())
+    }
+
+    /// Smallest k whose leading values hold `frac` of ‖W‖_F²; `None` for a zero matrix or where the
+    /// known values do not reach.
+    #[must_use]
+    pub fn energy_rank(&self, frac: f64) -> Option<usize> {
+        let norm = self.frobenius;
+        ratio(1.0, norm)?;
+        // The rounding of the sum must not ask for one value more.
+        let wanted = frac * (1.0 - 1e-12);
+        let mut held = 0.0;
+        for (i, s) in self.values.iter().enumerate() {
+            held += (s / norm).powi(2);
+            if held >= wanted {
+                return Some(i + 1);
+            }
+        }
+        self.complete.then_some(self.values.len())
+    }
+
+    /// (σ_k − σ_{k+1})/σ_k, in `[0, 1]`, and 1 after the last value; `None` where k is 0, beyond the
+    /// known values, or σ_k is zero.
+    #[must_use]
+    pub fn relative_gap(&self, k: usize) -> Option<f64> {
+        let value = *self.values.get(k.checked_sub(1)?)?;
+        let next = match self.values.get(k) {
+            Some(next) => *next,
+            None if self.complete => 0.0,
+            None => return None,
+        };
+        ratio(value - next, value)
+    }
+
+    /// Shannon entropy of the values under `weight`, normalised to sum 1.
+    fn entropy(&self, weight: impl Fn(f64) -> f64) -> Option<f64> {
+        let largest = self.spectral_norm().filter(|s| self.complete && *s > 0.0)?;
+        let weights = || self.values.iter().map(|s| weight(s / largest));
+        let total: f64 = weights().sum();
+        Some(-weights().map(|p| p / total).filter(|p| *p > 0.0).map(|p| p * p.ln()).sum::<f64>())
+    }
+}
+
+/// The route by the size of the small side.
+fn decompose(tall: &Scaled<'_>, limits: Limits, k_max: usize) -> Result<Parts, LinalgError> {
+    let small = tall.cols();
+    if small > limits.exact {
+        return truncated(tall, limits, k_max);
+    }
+    if small > limits.thin_svd {
+        let (squares, right) = symmetric_eigen(tall.gram().as_ref())?;
+        let values: Vec<f64> = squares.iter().map(|l| l.max(0.0).sqrt()).collect();
+        if values[small - 1] >= GRAM_RESOLUTION * values[0] {
+            return Ok(Parts { values, right, left: None, residuals: vec![] });
+        }
+    }
+    if tall.rows() * small <= WHOLE_LIMIT {
+        let svd = thin_svd(tall.to_f64().as_ref())?;
+        return Ok(Parts {
+            values: svd.values,
+            right: svd.v,
+            left: Some(svd.u),
+            residuals: vec![],
+        });
+    }
+    let svd = thin_svd(tall.triangular_factor().as_ref())?;
+    Ok(Parts { values: svd.values, right: svd.v, left: None, residuals: vec![] })
+}
+
+/// Leading values by block Lanczos, cut after the last one found in order.
+fn truncated(tall: &Scaled<'_>, limits: Limits, k_max: usize) -> Result<Parts, LinalgError> {
+    // One value beyond k_max for its gap, and a few more for a cluster across it.
+    let wanted = k_max.saturating_add(k_max / 4 + 8).min(KRYLOV_DIM_LIMIT / 2);
+    let dim = (limits.krylov_dim + wanted.saturating_sub(88)).min(KRYLOV_DIM_LIMIT);
+    let pairs = krylov::leading_pairs(tall, wanted, dim)?;
+    let top = pairs.values.first().map_or(0.0, |t| t.max(0.0));
+    let n_found = pairs.residuals.iter().take_while(|r| **r <= FOUND_RESIDUAL * top).count();
+    // The largest value alone is good to the square of its residual.
+    let n_found = n_found.max(1).min(pairs.values.len());
+    let values: Vec<f64> = pairs.values[..n_found].iter().map(|t| t.max(0.0).sqrt()).collect();
+    let residuals = values
+        .iter()
+        .zip(&pairs.residuals)
+        .map(|(s, r)| if *s > 0.0 { r / (2.0 * s) } else { 0.0 })
+        .collect();
+    let right = pairs.vectors.as_ref().subcols(0, n_found).to_owned();
+    Ok(Parts { values, right, left: None, residuals })
+}
