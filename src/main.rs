@@ -1,1 +1,9 @@
-fn main() {}
+//! Flags to settings to command; exit codes.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,174 @@
+//! The command line: what is typed, which command it means, and how its end is told.
+
+mod analyze;
+mod demo;
+mod explain;
+mod failure;
+mod logging;
+mod progress;
+mod table;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use failure::Failure;
+use weightvane::config::{ConfigError, Settings, architectures};
+use weightvane::diagnostics::Options;
+use weightvane::model::Rule;
+
+/// Sees, while a network trains, how its layers line up: reads checkpoints, never the job.
+///
+/// Exit codes: 0 done · 2 usage · 64 bad configuration · 65 malformed checkpoint · 66 missing or
+/// unreadable · 75 incomplete or changing.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch directories of training runs and serve metrics
+    Watch(WatchArgs),
+    /// Measure one checkpoint, once
+    Analyze(AnalyzeArgs),
+    /// Show how a checkpoint is read: architecture, matrices, pairs, heads, what is skipped and why
+    Explain(ExplainArgs),
+    /// Check a configuration file
+    CheckConfig {
+        /// The file
+        file: PathBuf,
+    },
+    /// Train a small network here, save real checkpoints, watch them
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct WatchArgs {
+    /// Directories that hold runs
+    #[arg(value_name = "ROOT")]
+    roots: Vec<PathBuf>,
+    /// Configuration file (YAML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Address of /metrics, the page and the API [default: 127.0.0.1:10717]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Directory for what must outlive a restart
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Write the metrics to this file too, for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    textfile: Option<PathBuf>,
+    #[command(flatten)]
+    log: logging::LogArgs,
+}
+
+#[derive(Debug, Args)]
+struct AnalyzeArgs {
+    /// Checkpoint: a directory or a .safetensors file
+    checkpoint: PathBuf,
+    /// The save before it, for update sizes and rotations
+    #[arg(long, value_name = "PREV")]
+    against: Option<PathBuf>,
+    /// What to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Write the metrics to this file, for node_exporter's textfile collector, instead of printing
+    #[arg(long, value_name = "FILE")]
+    textfile: Option<PathBuf>,
+    /// Configuration file (YAML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Tables for people
+    #[default]
+    Table,
+    /// One JSON document
+    Json,
+    /// Prometheus text format
+    Prometheus,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// Checkpoint: a directory or a .safetensors file
+    checkpoint: PathBuf,
+    /// Configuration file (YAML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// End after this many seconds [default: until Ctrl-C]
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
+    /// Train a linear network instead of a ReLU one
+    #[arg(long)]
+    linear: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// Runs what is typed and tells how it ended.
+pub(crate) fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Watch(args) => watch::run(args),
+        Command::Analyze(args) => analyze::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::CheckConfig { file } => check_config(&file),
+        Command::Demo(args) => demo::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+fn check_config(file: &std::path::Path) -> Result<(), Failure> {
+    let settings = Settings::load(file)?;
+    let rules = rules(&settings)?;
+    print(&format!("{}: valid; {} architecture rules\n", file.display(), rules.len()))
+}
+
+/// The settings of a file, or the defaults.
+fn settings(config: Option<&PathBuf>) -> Result<Settings, ConfigError> {
+    config.map_or_else(|| Ok(Settings::default()), |path| Settings::load(path))
+}
+
+fn rules(settings: &Settings) -> Result<Vec<Rule>, ConfigError> {
+    architectures::load(settings.architectures_dir.as_deref())
+}
+
+fn options(settings: &Settings) -> Options {
+    Options {
+        k: settings.k.clone(),
+        rotation_k: settings.rotation_k.clone(),
+        memory_limit: settings.memory_limit,
+    }
+}
+
+/// Prints to stdout. A closed pipe (`| head`) is a normal end.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::output(e)),
+        _ => Ok(()),
+    }
+}

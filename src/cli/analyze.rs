@@ -1,0 +1,72 @@
+//! `weightvane analyze`: one checkpoint, once.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::failure::Failure;
+use super::progress::Bar;
+use super::{AnalyzeArgs, Format, options, print, rules, settings, table};
+use weightvane::checkpoint::{self, Manifest};
+use weightvane::daemon::textfile;
+use weightvane::diagnostics::{self, Previous, Report};
+use weightvane::metrics::{self, RunFacts, RunState, Snapshot};
+use weightvane::model;
+
+pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
+    let settings = settings(args.config.as_ref())?;
+    let rules = rules(&settings)?;
+    let manifest = checkpoint::open(&args.checkpoint)?;
+    let before = args.against.as_deref().map(checkpoint::open).transpose()?;
+    let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
+    let buffers = model::buffers(&manifest.tensors, &graph, &rules);
+    let previous = Previous { manifest: before.as_ref(), baseline: None };
+    let outcome = diagnostics::analyze(
+        &manifest,
+        &graph,
+        &buffers,
+        &options(&settings),
+        previous,
+        &Bar::new(),
+    )?;
+    if let Some(file) = &args.textfile {
+        let text = exposition(&manifest, outcome.report);
+        return textfile::write(file, &text)
+            .map_err(|e| Failure::system(&file.display().to_string(), &e));
+    }
+    match args.format {
+        Format::Table => print(&table::report(&outcome.report)),
+        Format::Json => {
+            let json = serde_json::to_string_pretty(&outcome.report);
+            print(&(json.map_err(|e| Failure::system("report", &e))? + "\n"))
+        }
+        Format::Prometheus => print(&exposition(&manifest, outcome.report)),
+    }
+}
+
+/// The series of one checkpoint, under the name of the directory that holds it.
+fn exposition(manifest: &Manifest, report: Report) -> String {
+    let run = run_name(&manifest.path);
+    let trainer = manifest.trainer.clone().unwrap_or_default();
+    let facts = RunFacts {
+        name: run,
+        path: manifest.path.display().to_string(),
+        architecture: Some(report.architecture.clone()),
+        optimizer: trainer.optimizer,
+        state: RunState::Analyzed,
+        latest_step: report.step,
+        analyzed_step: report.step,
+        train_loss: trainer.loss,
+        learning_rate: trainer.learning_rate,
+        grad_norm: trainer.grad_norm,
+        report: Some(Arc::new(report)),
+        ..RunFacts::default()
+    };
+    let snapshot = Snapshot { daemon: None, runs: vec![facts], process: Vec::new() };
+    metrics::render_text(&snapshot)
+}
+
+fn run_name(checkpoint: &Path) -> String {
+    let absolute = std::path::absolute(checkpoint).unwrap_or_else(|_| checkpoint.to_owned());
+    let holder = absolute.parent().and_then(Path::file_name).or(absolute.file_name());
+    holder.map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,126 @@
+//! `weightvane explain`: how a checkpoint is read.
+
+use std::fmt::Write as _;
+
+use super::failure::Failure;
+use super::table::{integer, skipped, table};
+use super::{ExplainArgs, print, rules, settings};
+use weightvane::checkpoint::{self, Manifest};
+use weightvane::diagnostics::Skipped;
+use weightvane::model::{self, LayerGraph, Pair};
+
+pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
+    let rules = rules(&settings(args.config.as_ref())?)?;
+    let manifest = checkpoint::open(&args.checkpoint)?;
+    let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
+    print(&(summary(&manifest, &graph) + &details(&graph)))
+}
+
+fn summary(manifest: &Manifest, graph: &LayerGraph) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, value: String| {
+        let _ = writeln!(text, "{what:<13}{value}");
+    };
+    let files = manifest.files.len();
+    let plural = if files == 1 { "" } else { "s" };
+    line("checkpoint", manifest.path.display().to_string());
+    line("format", format!("{}, {files} file{plural}, {} tensors", manifest.format, manifest.tensors.len()));
+    line("step", manifest.step.map_or_else(|| "unknown".into(), |s| s.to_string()));
+    line("architecture", format!("{} ({})", graph.architecture, graph.because));
+    if let Some(heads) = graph.head_layout {
+        let shared = if heads.key_value == heads.query {
+            String::new()
+        } else {
+            format!(" sharing {} key/value heads", heads.key_value)
+        };
+        line("heads", format!("{} of {} rows{shared}", heads.query, heads.head_dim));
+    }
+    if let Some(trainer) = &manifest.trainer {
+        let number = |v: Option<f64>| v.map_or_else(|| "unknown".into(), |v| v.to_string());
+        line(
+            "trainer",
+            format!(
+                "optimizer {}, learning rate {}, weight decay {}, loss {}",
+                trainer.optimizer.as_deref().unwrap_or("unknown"),
+                number(trainer.learning_rate),
+                number(trainer.weight_decay),
+                number(trainer.loss)
+            ),
+        );
+    }
+    for note in &manifest.notes {
+        line("note", note.clone());
+    }
+    text
+}
+
+fn details(graph: &LayerGraph) -> String {
+    let matrices = graph.matrices.iter().map(|m| {
+        vec![
+            m.name.clone(),
+            m.role.as_str().into(),
+            integer(m.layer),
+            format!("{}×{}", m.view.n_rows(), m.view.n_cols()),
+        ]
+    });
+    let mut text = String::from("\nMATRICES (output × input)\n");
+    text += &table(&["name", "role", "layer", "shape"], 2, matrices.collect());
+    text += "\nPAIRS: the writer's columns and the reader's rows share m dimensions\n";
+    text += &pairs(graph);
+    if !graph.heads.is_empty() {
+        let rows = graph.heads.iter().map(|h| {
+            let space = if h.projection == model::Role::Output { "columns" } else { "rows" };
+            vec![h.projection.as_str().into(), h.layer.to_string(), h.heads.len().to_string(), space.into()]
+        });
+        text += "\nHEADS COMPARED\n";
+        text += &table(&["projection", "layer", "heads", "space"], 1, rows.collect());
+    }
+    let left: Vec<Skipped> = graph
+        .skipped
+        .iter()
+        .map(|s| Skipped { name: s.name.clone(), reason: s.reason.clone() })
+        .collect();
+    text + &skipped(&left)
+}
+
+/// Heads and groups of one layer share a row.
+fn pairs(graph: &LayerGraph) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut at = 0;
+    while let Some(first) = graph.pairs.get(at) {
+        let alike = |p: &&Pair| {
+            p.name == first.name
+                && p.layer == first.layer
+                && p.head.is_some() == first.head.is_some()
+                && p.group.is_some() == first.group.is_some()
+        };
+        let n = graph.pairs[at..].iter().take_while(alike).count();
+        at += n;
+        let each = match (first.head, first.group) {
+            (Some(_), _) => format!("{n} heads"),
+            (_, Some(_)) => format!("{n} groups"),
+            _ => "–".into(),
+        };
+        let gain = first.reader.gain.as_ref().map_or_else(
+            || "–".into(),
+            |g| if g.one_plus { format!("1 + {}", g.tensor) } else { g.tensor.clone() },
+        );
+        rows.push(vec![
+            first.name.as_str().into(),
+            first.name.kind().into(),
+            integer(first.layer),
+            each,
+            first.dim.to_string(),
+            first.law.as_str().into(),
+            if first.norm_between { "yes" } else { "no" }.into(),
+            first.writer.label.clone(),
+            first.reader.label.clone(),
+            gain,
+        ]);
+    }
+    let header = [
+        "pair", "kind", "layer", "each of", "m", "law", "norm between", "writer", "reader",
+        "gain folded into the reader",
+    ];
+    table(&header, 99, rows)
+}

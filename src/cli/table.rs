@@ -1,0 +1,209 @@
+//! Tables for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, Table, presets};
+use weightvane::diagnostics::{MatrixReport, PairReport, Report, Skipped};
+
+/// Most rows of one table; the JSON holds all.
+const MAX_ROWS: usize = 200;
+/// Most tensors named under one reason.
+const MAX_NAMES: usize = 3;
+
+/// A table whose columns from `numbers` on hold numbers.
+pub(super) fn table(header: &[&str], numbers: usize, rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header);
+    let more = rows.len().saturating_sub(MAX_ROWS);
+    table.add_rows(rows.into_iter().take(MAX_ROWS));
+    for column in table.column_iter_mut().skip(numbers) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text += line.trim_end();
+        text.push('\n');
+    }
+    if more > 0 {
+        let _ = writeln!(text, " … and {more} more; --format json has all");
+    }
+    text
+}
+
+/// A number with as many digits as mean something.
+pub(super) fn number(value: Option<f64>) -> String {
+    match value {
+        None => "–".into(),
+        Some(v) if v == 0.0 => "0".into(),
+        Some(v) if v.abs() >= 1e5 || v.abs() < 1e-3 => format!("{v:.2e}"),
+        Some(v) if v.abs() >= 100.0 => format!("{v:.0}"),
+        Some(v) if v.abs() >= 10.0 => format!("{v:.1}"),
+        Some(v) => format!("{v:.3}"),
+    }
+}
+
+pub(super) fn integer(value: Option<usize>) -> String {
+    value.map_or_else(|| "–".into(), |v| v.to_string())
+}
+
+/// The report of `analyze`.
+pub(super) fn report(report: &Report) -> String {
+    let step = report.step.map_or_else(|| "unknown".into(), |s| s.to_string());
+    let mut text = format!(
+        "{}: step {step}, {}, {} parameters, {}\n",
+        report.checkpoint, report.architecture, report.parameters, report.format
+    );
+    if report.nan + report.inf > 0 {
+        let _ = writeln!(text, "NOT FINITE: {} NaN, {} infinite values", report.nan, report.inf);
+    }
+    if !report.pairs.is_empty() {
+        text += "\nPAIRS: does one layer write where the next reads? Random weights: gram correlation 0, commutator 1, overlap k/m.\n";
+        text += &pairs(report);
+    }
+    if !report.heads.is_empty() {
+        text += "\nHEADS: how alike are the heads of a layer?\n";
+        text += &heads(report);
+    }
+    if let Some(c) = &report.classifier {
+        let _ = writeln!(
+            text,
+            "\nCLASSIFIER: {} classes, distance from a simplex {} ({} times that of random rows)",
+            c.classes,
+            number(c.simplex_deviation),
+            number(c.simplex_deviation_vs_chance)
+        );
+    }
+    if !report.matrices.is_empty() {
+        text += "\nMATRICES\n";
+        text += &matrices(&report.matrices);
+    }
+    text + &skipped(&report.skipped)
+}
+
+/// Per-head pairs of a layer share a row: the mean, and the extremes behind it.
+fn pairs(report: &Report) -> String {
+    let mut groups: BTreeMap<(Option<usize>, usize), Vec<&PairReport>> = BTreeMap::new();
+    let mut order: Vec<&str> = Vec::new();
+    for pair in report.pairs.iter().filter(|p| p.group.is_none()) {
+        let at = order.iter().position(|n| *n == pair.pair).unwrap_or_else(|| {
+            order.push(pair.pair);
+            order.len() - 1
+        });
+        groups.entry((pair.layer, at)).or_default().push(pair);
+    }
+    let rows = groups.values().map(|pairs| pair_row(pairs)).collect();
+    let header = [
+        "pair", "layer", "heads", "m", "law", "gram correlation", "commutator/chance", "k", "overlap",
+        "chance", "gap ratio", "composition",
+    ];
+    table(&header, 5, rows)
+}
+
+fn pair_row(pairs: &[&PairReport]) -> Vec<String> {
+    let first = pairs[0];
+    // The largest k that every head has and that leaves room above chance.
+    let k = first
+        .overlap
+        .keys()
+        .copied()
+        .filter(|k| 2 * k <= first.dim && pairs.iter().all(|p| p.overlap.contains_key(k)))
+        .max();
+    let overlap = k.and_then(|k| mean(pairs, |p| p.overlap.get(&k).map(|o| o.ratio)));
+    let per_head = first.head.is_some();
+    let name = if first.norm_between { format!("{} (norm)", first.pair) } else { first.pair.into() };
+    vec![
+        name,
+        integer(first.layer),
+        if per_head { pairs.len().to_string() } else { "–".into() },
+        first.dim.to_string(),
+        first.law.into(),
+        spread(pairs, |p| p.gram_correlation),
+        spread(pairs, |p| p.commutator_vs_chance),
+        integer(k),
+        number(overlap),
+        number(k.and_then(|k| first.overlap.get(&k)).map(|o| o.chance)),
+        number(mean(pairs, |p| p.gap_ratio)),
+        number(mean(pairs, |p| p.composition)),
+    ]
+}
+
+fn known(pairs: &[&PairReport], value: impl Fn(&PairReport) -> Option<f64>) -> Vec<f64> {
+    pairs.iter().filter_map(|p| value(p)).collect()
+}
+
+fn mean(pairs: &[&PairReport], value: impl Fn(&PairReport) -> Option<f64>) -> Option<f64> {
+    let values = known(pairs, value);
+    let n = u32::try_from(values.len()).ok().filter(|n| *n > 0)?;
+    Some(values.iter().sum::<f64>() / f64::from(n))
+}
+
+fn spread(pairs: &[&PairReport], value: impl Fn(&PairReport) -> Option<f64>) -> String {
+    let values = known(pairs, &value);
+    let text = number(mean(pairs, value));
+    if values.len() < 2 {
+        return text;
+    }
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{text} ({} … {})", number(Some(low)), number(Some(high)))
+}
+
+fn heads(report: &Report) -> String {
+    let rows = report.heads.iter().map(|h| {
+        vec![
+            h.projection.to_string(),
+            h.layer.to_string(),
+            h.heads.to_string(),
+            number(h.overlap_mean),
+            number(h.overlap_max),
+            number(h.overlap_chance),
+            number(h.effective_heads),
+        ]
+    });
+    let header = ["projection", "layer", "heads", "overlap", "largest", "chance", "effective heads"];
+    table(&header, 1, rows.collect())
+}
+
+fn matrices(matrices: &[MatrixReport]) -> String {
+    let rows = matrices.iter().map(|m| {
+        vec![
+            m.name.clone(),
+            m.role.clone(),
+            format!("{}×{}", m.rows, m.cols),
+            m.dtype.into(),
+            number(m.frobenius_norm),
+            number(m.spectral_norm),
+            number(m.stable_rank),
+            number(m.effective_rank),
+            integer(m.numerical_rank),
+            number(m.update_ratio),
+        ]
+    });
+    let header = [
+        "name", "role", "shape", "dtype", "norm", "spectral norm", "stable rank", "effective rank",
+        "rank", "update",
+    ];
+    table(&header, 2, rows.collect())
+}
+
+/// What was left out, by reason.
+pub(super) fn skipped(skipped: &[Skipped]) -> String {
+    if skipped.is_empty() {
+        return String::new();
+    }
+    let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
+    for s in skipped {
+        match by_reason.iter_mut().find(|(reason, _)| *reason == s.reason) {
+            Some((_, names)) => names.push(&s.name),
+            None => by_reason.push((&s.reason, vec![&s.name])),
+        }
+    }
+    let rows = by_reason.into_iter().map(|(reason, names)| {
+        let shown = names.iter().take(MAX_NAMES).copied().collect::<Vec<_>>().join(", ");
+        let more = names.len().saturating_sub(MAX_NAMES);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        vec![format!("{shown}{more}"), reason.to_owned()]
+    });
+    format!("\nNOT MEASURED\n{}", table(&["what", "why"], 9, rows.collect()))
+}
