@@ -68,7 +68,7 @@ fn pair_report(
     (writer, reader): (&Dense, &Dense),
     biases: &Biases,
 ) -> Result<PairReport, LinalgError> {
-    let gram = gram_stats(PairMatrices {
+    let gram = gram_stats(&PairMatrices {
         writer: writer.mat(),
         reader: reader.mat(),
         writer_bias: biases.writer.as_deref(),

@@ -83,6 +83,7 @@ const KEPT_SPECTRA: usize = 8;
 
 /// The work on one checkpoint.
 pub(super) struct Analysis<'a> {
+    pub(super) manifest: &'a Manifest,
     pub(super) store: Store<'a>,
     pub(super) previous_store: Option<Store<'a>>,
     pub(super) options: &'a Options,
@@ -109,6 +110,7 @@ pub fn analyze(
     observer: &dyn Observer,
 ) -> Result<Outcome, AnalyzeError> {
     let mut analysis = Analysis {
+        manifest,
         store: Store::new(manifest, options.memory_limit),
         previous_store: previous.manifest.map(|m| Store::new(m, options.memory_limit / 4)),
         options,

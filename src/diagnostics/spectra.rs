@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use faer::Mat;
+
 use super::analysis::{Analysis, AnalyzeError};
 use super::store::Dense;
 use super::MatrixReport;
 use crate::checkpoint::Dtype;
-use crate::linalg::{Side, rotation, update_ratio};
+use crate::linalg::{Side, Spectrum, UpdateRatio, rotation};
 use crate::model::{Matrix, Operand};
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<(), AnalyzeError> {
@@ -63,48 +65,57 @@ fn fill(
     report.effective_rank = spectrum.effective_rank();
     report.spectral_entropy = spectrum.spectral_entropy();
     report.numerical_rank = spectrum.numerical_rank();
-    report.rotation = rotations(analysis, matrix, &spectrum.basis);
+    let then = previous_matrix(analysis, matrix, dense);
+    let basis = match analysis.previous_basis(&matrix.name) {
+        Some(basis) => Some(basis.clone()),
+        None => then.as_ref().and_then(|then| leading_basis(analysis, matrix, then)),
+    };
+    report.rotation = rotations(analysis, basis.as_ref(), &spectrum.basis);
+    report.update_ratio = then.and_then(|then| update(&then, dense));
     analysis.keep_basis(&matrix.name, &spectrum);
-    report.update_ratio = update(analysis, matrix, dense)?;
     Ok(())
 }
 
 fn rotations(
     analysis: &Analysis<'_>,
-    matrix: &Matrix,
-    now: &faer::Mat<f64>,
+    then: Option<&Mat<f64>>,
+    now: &Mat<f64>,
 ) -> BTreeMap<usize, Option<f64>> {
-    let turn = |k: usize| {
-        let then = analysis.previous_basis(&matrix.name)?;
-        rotation(then.as_ref(), now.as_ref(), k)
-    };
+    let turn = |k: usize| rotation(then?.as_ref(), now.as_ref(), k);
     analysis.options.rotation_k.iter().map(|&k| (k, turn(k))).collect()
 }
 
-/// ‖W − W_prev‖_F/‖W_prev‖_F, where the save before is still there and has the same shape. That it
-/// is gone or changing is normal (rotation), so it costs this number only.
-fn update(
-    analysis: &mut Analysis<'_>,
-    matrix: &Matrix,
-    dense: &Dense,
-) -> Result<Option<f64>, AnalyzeError> {
-    let tensor = &matrix.view.tensor;
-    let shape = |manifest: &crate::checkpoint::Manifest| {
-        manifest.find(tensor).map(|t| (t.shape.clone(), t.dtype.is_float()))
-    };
-    let Some(before) = analysis.previous.manifest else { return Ok(None) };
-    let now_shape = analysis.store.tensor(tensor)?.shape.clone();
-    if shape(before) != Some((now_shape, true)) {
-        return Ok(None);
+fn leading_basis(analysis: &Analysis<'_>, matrix: &Matrix, dense: &Dense) -> Option<Mat<f64>> {
+    let k = analysis.options.rotation_k.last().copied()?;
+    let eps = analysis.store.storage_eps(std::slice::from_ref(&matrix.view));
+    Some(Spectrum::compute(dense.mat(), Side::Left, k, eps).ok()?.basis)
+}
+
+/// The matrix in the save before, where that is still there, finite, and has the same shape. That it
+/// is gone or changing is normal (rotation), so it costs the comparison only.
+fn previous_matrix(analysis: &mut Analysis<'_>, matrix: &Matrix, dense: &Dense) -> Option<Dense> {
+    let before = analysis.previous.manifest?.find(&matrix.view.tensor)?;
+    let now = analysis.manifest.find(&matrix.view.tensor)?;
+    if before.shape != now.shape || !before.dtype.is_float() {
+        return None;
     }
-    let Some(store) = analysis.previous_store.as_mut() else { return Ok(None) };
-    let Ok(then) = store.view(&matrix.view) else {
+    let Ok(then) = analysis.previous_store.as_mut()?.view(&matrix.view) else {
         // Gone for good: do not ask again for every matrix.
         analysis.previous_store = None;
-        return Ok(None);
+        return None;
     };
-    if then.non_finite() != (0, 0) {
-        return Ok(None);
+    let same = then.mat().shape() == dense.mat().shape();
+    (same && then.non_finite() == (0, 0)).then_some(then)
+}
+
+/// ‖W − W_prev‖_F/‖W_prev‖_F.
+fn update(then: &Dense, now: &Dense) -> Option<f64> {
+    let mut sum = UpdateRatio::default();
+    let (then, now) = (then.mat(), now.mat());
+    for i in 0..now.nrows() {
+        let (before, after): (Vec<f32>, Vec<f32>) =
+            (0..now.ncols()).map(|j| (then[(i, j)], now[(i, j)])).unzip();
+        sum.add(&before, &after);
     }
-    Ok(update_ratio(then.mat(), dense.mat()))
+    sum.ratio()
 }
