@@ -4,27 +4,43 @@
 //! checked before it is believed; every read is bracketed by a look at the file's identity.
 #![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use std::path::PathBuf;
+mod dtype;
+mod error;
+mod index;
+mod json;
+mod layout;
+mod order;
+mod safetensors;
+mod source;
+mod step;
+mod tensor;
+mod trainer;
 
-/// How one tensor element is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Dtype {
-    /// IEEE binary64.
-    F64,
-    /// IEEE binary32.
-    F32,
-    /// IEEE binary16.
-    F16,
-    /// bfloat16.
-    BF16,
-    /// 8-bit float, 4 exponent bits (`float8_e4m3fn`).
-    F8E4M3,
-    /// 8-bit float, 5 exponent bits.
-    F8E5M2,
-    /// Any other type of the format (integers, booleans, sub-byte floats), by its name there; its
-    /// tensors are listed and left out of the diagnostics.
-    Other(&'static str),
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use dtype::Dtype;
+pub use error::{OpenError, ReadError};
+pub use order::natural_cmp;
+pub use source::Identity;
+pub use step::step_in_name;
+pub use tensor::Tensor;
+pub use trainer::TrainerState;
+
+/// Opens a checkpoint: finds its weight files, reads and checks their headers and the records
+/// beside them; no weights.
+///
+/// `path` is a directory in the layout of Hugging Face (`model.safetensors`, or
+/// `model.safetensors.index.json` with its shards, or one `*.safetensors` of another name), or a
+/// `.safetensors` file. `config.json` and `trainer_state.json` are read from the directory, also of
+/// a file that is called `model.safetensors`. Symbolic links are followed to regular files. Needs
+/// memory of a few times the headers, which are bounded to 16 MiB each and 64 MiB together.
+///
+/// # Errors
+/// [`OpenError`], by what can be done: [`OpenError::Incomplete`], [`OpenError::Changed`] and
+/// [`OpenError::Vanished`] are states of a save, not faults of it.
+pub fn open(path: &Path) -> Result<Manifest, OpenError> {
+    layout::open(path)
 }
 
 /// One tensor of a checkpoint: where it lies, not what it holds.
@@ -44,29 +60,8 @@ pub struct TensorInfo {
     pub n_bytes: u64,
 }
 
-/// What one training run says of itself at a save (`trainer_state.json`); everything is optional.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct TrainerState {
-    /// Optimiser steps done at the save.
-    pub global_step: Option<u64>,
-    /// Planned number of steps.
-    pub max_steps: Option<u64>,
-    /// Name of the optimiser, lower case (`sgd`, `adamw`), where the job says it.
-    pub optimizer: Option<String>,
-    /// Weight decay coefficient λ.
-    pub weight_decay: Option<f64>,
-    /// Momentum μ of SGD.
-    pub momentum: Option<f64>,
-    /// Latest training loss.
-    pub loss: Option<f64>,
-    /// Latest learning rate η (the top-level key, else the last in `log_history`).
-    pub learning_rate: Option<f64>,
-    /// Latest gradient norm.
-    pub grad_norm: Option<f64>,
-}
-
 /// A complete checkpoint as found on disk: names, shapes and places; no weights.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Manifest {
     /// The directory or file that is the checkpoint.
     pub path: PathBuf,
@@ -84,11 +79,19 @@ pub struct Manifest {
     pub trainer: Option<TrainerState>,
     /// Optimiser step of the save: from the name, else the trainer's record, else file metadata.
     pub step: Option<u64>,
+    /// The other files that were read (index, records), with the identity they had.
+    pub sidecars: Vec<SourceFile>,
+    /// What was left out and why, one line each, for people.
+    pub notes: Vec<String>,
 }
 
-/// One weight file and the identity it had when its header was read.
-#[derive(Debug, Clone)]
+/// One file of a checkpoint and the identity it had when it was read.
+#[derive(Debug, Clone, Default)]
 pub struct SourceFile {
     /// Path of the file.
     pub path: PathBuf,
+    /// State of the file when it was read; its `size` is the length in bytes.
+    pub identity: Identity,
+    /// The strings in the header's `__metadata__`, by key.
+    pub metadata: BTreeMap<String, String>,
 }

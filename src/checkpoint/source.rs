@@ -1,0 +1,304 @@
+//! Reading foreign files without leaving a mark: no map, no lock, no lasting descriptor.
+//!
+//! A descriptor that outlives its file keeps the training disk full, and on NFS it makes the
+//! trainer's own `rmtree` fail. So a file is opened for one stretch at a time, and what was read
+//! counts only if the path still leads to the same file afterwards.
+
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
+use std::io::{self, IoSliceMut};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Dir, Mode, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+/// One read call: so small that a slow disk answers it well within [`Stretch::longest`].
+const CHUNK: usize = 1 << 20;
+/// A descriptor that an NFS server no longer knows is asked for again by path this often.
+const MAX_STALE_TRIES: u32 = 3;
+/// Entries of one directory that are looked at; a checkpoint has some dozens.
+pub(super) const MAX_DIR_ENTRIES: usize = 65_536;
+/// `RWF_DONTCACHE` (Linux 6.14), which rustix does not name: drops the pages that this very read
+/// brought in and leaves those that the trainer had there.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+/// Which file it was, and in which state. Compared only with earlier looks at the same path, never
+/// with a clock: inode numbers are reused at once and file servers have clocks of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Time of the last write, in nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// Time of the last change to content or inode, in nanoseconds since 1970.
+    pub ctime_ns: i128,
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        let ns =
+            |s: i64, ns: i64| i128::from(s).saturating_mul(1_000_000_000).saturating_add(ns.into());
+        Self {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+            size: metadata.size(),
+            mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+            ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Why bytes could not be had.
+#[derive(Debug)]
+pub(super) enum SourceError {
+    /// Nothing has that name.
+    Gone,
+    /// It is something that cannot be read like a file; the words say what.
+    NotAFile(&'static str),
+    /// It is not the file that it was.
+    Changed,
+    /// The system's refusal.
+    Io(io::Error),
+}
+
+impl From<io::Error> for SourceError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(code) if code == Errno::NOENT.raw_os_error() => Self::Gone,
+            Some(code) if code == Errno::NOTDIR.raw_os_error() => Self::Gone,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// How much may be read, and for how long, before the descriptor is given up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    pub(super) n_bytes: u64,
+    pub(super) longest: Duration,
+}
+
+impl Default for Stretch {
+    fn default() -> Self {
+        Self { n_bytes: 64 << 20, longest: Duration::from_secs(2) }
+    }
+}
+
+/// The identity of what the path leads to now.
+pub(super) fn look(path: &Path) -> Result<Identity, SourceError> {
+    Ok(Identity::of(&regular(std::fs::metadata(path)?)?))
+}
+
+/// Whether the path still leads to that very file in that very state.
+pub(super) fn expect(path: &Path, identity: &Identity) -> Result<(), SourceError> {
+    match look(path) {
+        Ok(now) if now == *identity => Ok(()),
+        Ok(_) | Err(SourceError::NotAFile(_)) => Err(SourceError::Changed),
+        Err(error) => Err(error),
+    }
+}
+
+/// A regular file's metadata, or what it is instead.
+fn regular(metadata: Metadata) -> Result<Metadata, SourceError> {
+    let kind = metadata.file_type();
+    let words = if kind.is_file() {
+        return Ok(metadata);
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a named pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(SourceError::NotAFile(words))
+}
+
+/// A file that is open for one stretch of reads.
+#[derive(Debug)]
+pub(super) struct OpenFile<'a> {
+    path: &'a Path,
+    file: File,
+    pub(super) identity: Identity,
+    uncached: bool,
+}
+
+impl<'a> OpenFile<'a> {
+    /// Opens a regular file, through symbolic links too (the caches of the HF hub are made of them).
+    pub(super) fn open(path: &'a Path) -> Result<Self, SourceError> {
+        // Asked before opening, because opening alone can rewind a tape; and again after it,
+        // because the path can lead elsewhere by then. Without O_NONBLOCK a pipe would wait.
+        regular(std::fs::metadata(path)?)?;
+        let file = File::from(open_quietly(path, OFlags::NONBLOCK)?);
+        let identity = Identity::of(&regular(file.metadata()?)?);
+        Ok(Self { path, file, identity, uncached: true })
+    }
+
+    /// Fills the buffer from that place; an end before that means that the file has shrunk.
+    pub(super) fn read_exact_at(
+        &mut self,
+        mut buf: &mut [u8],
+        mut at: u64,
+    ) -> Result<(), SourceError> {
+        while !buf.is_empty() {
+            let n_read = match self.read_at(buf, at) {
+                Ok(0) => return Err(SourceError::Changed),
+                Ok(n_read) => n_read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            buf = buf.get_mut(n_read..).unwrap_or_default();
+            at = at.saturating_add(n_read as u64);
+        }
+        Ok(())
+    }
+
+    fn read_at(&mut self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        // Where the kernel or the file system cannot read past the cache, the pages stay: dropping
+        // them by POSIX_FADV_DONTNEED could drop those that the trainer had brought in.
+        if self.uncached {
+            match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(buf)], at, DONTCACHE) {
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.uncached = false,
+                result => return Ok(result?),
+            }
+        }
+        self.file.read_at(buf, at)
+    }
+
+    /// Ends the stretch: both the open file and the path must still be what they were.
+    pub(super) fn close(self) -> Result<(), SourceError> {
+        expect(self.path, &self.identity)?;
+        let now = Identity::of(&self.file.metadata()?);
+        if now == self.identity { Ok(()) } else { Err(SourceError::Changed) }
+    }
+}
+
+/// Opens for reading with no trace in the access time where the system lets us (owner or root).
+fn open_quietly(path: &Path, flags: OFlags) -> io::Result<rustix::fd::OwnedFd> {
+    let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    match rustix::fs::open(path, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => Ok(rustix::fs::open(path, flags, Mode::empty())?),
+        result => Ok(result?),
+    }
+}
+
+/// Counts the times an NFS server had forgotten our handle; the cure is to ask by path again.
+#[derive(Debug, Default)]
+struct StaleTries(u32);
+
+impl StaleTries {
+    /// Whether that failure is worth another try.
+    fn again(&mut self, error: &SourceError) -> bool {
+        self.0 = self.0.saturating_add(1);
+        let SourceError::Io(error) = error else { return false };
+        error.raw_os_error() == Some(Errno::STALE.raw_os_error()) && self.0 < MAX_STALE_TRIES
+    }
+}
+
+/// A whole small file and the identity that it had before and after; `None` if above `cap` bytes.
+pub(super) fn read_whole(
+    path: &Path,
+    cap: u64,
+) -> Result<(Option<Vec<u8>>, Identity), SourceError> {
+    let mut tries = StaleTries::default();
+    loop {
+        match read_whole_once(path, cap) {
+            Err(error) if tries.again(&error) => {}
+            result => return result,
+        }
+    }
+}
+
+fn read_whole_once(path: &Path, cap: u64) -> Result<(Option<Vec<u8>>, Identity), SourceError> {
+    let mut file = OpenFile::open(path)?;
+    let identity = file.identity;
+    if identity.size > cap {
+        return Ok((None, identity));
+    }
+    let mut bytes = vec![0; usize::try_from(identity.size).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    file.close()?;
+    Ok((Some(bytes), identity))
+}
+
+/// A run of bytes of a file in a certain state.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span<'a> {
+    pub(super) path: &'a Path,
+    pub(super) identity: &'a Identity,
+    pub(super) offset: u64,
+    pub(super) n_bytes: u64,
+}
+
+/// Hands a span to `sink` in order, in pieces of [`CHUNK`] bytes and a rest. Between two stretches,
+/// with no descriptor open, `pause` is told how many bytes the last one read.
+pub(super) fn read_span(
+    span: Span<'_>,
+    stretch: Stretch,
+    sink: &mut dyn FnMut(&[u8]),
+    pause: &mut dyn FnMut(u64),
+) -> Result<(), SourceError> {
+    let mut chunk = vec![0; usize::try_from(span.n_bytes).unwrap_or(CHUNK).min(CHUNK)];
+    let mut tries = StaleTries::default();
+    let mut n_done = 0_u64;
+    while n_done < span.n_bytes {
+        let before = n_done;
+        match read_stretch(span, stretch, &mut chunk, &mut n_done, sink) {
+            Err(error) if tries.again(&error) => {}
+            result => result?,
+        }
+        pause(n_done.saturating_sub(before));
+    }
+    Ok(())
+}
+
+/// Opens, reads on from `n_done` until the span or the stretch is over, and closes.
+fn read_stretch(
+    span: Span<'_>,
+    stretch: Stretch,
+    chunk: &mut [u8],
+    n_done: &mut u64,
+    sink: &mut dyn FnMut(&[u8]),
+) -> Result<(), SourceError> {
+    let mut file = OpenFile::open(span.path)?;
+    if file.identity != *span.identity {
+        return Err(SourceError::Changed);
+    }
+    let opened = Instant::now();
+    let end = n_done.saturating_add(stretch.n_bytes).min(span.n_bytes);
+    // At least one piece each time: on a starved machine the time can be over before the first.
+    while *n_done < end {
+        let rest = usize::try_from(span.n_bytes.saturating_sub(*n_done)).unwrap_or(usize::MAX);
+        let piece = chunk.get_mut(..rest.min(CHUNK)).unwrap_or_default();
+        file.read_exact_at(piece, span.offset.saturating_add(*n_done))?;
+        sink(piece);
+        *n_done = n_done.saturating_add(piece.len() as u64);
+        if opened.elapsed() >= stretch.longest {
+            break;
+        }
+    }
+    file.close()
+}
+
+/// The names in a directory, at most [`MAX_DIR_ENTRIES`], in byte order.
+pub(super) fn list(path: &Path) -> Result<Vec<OsString>, SourceError> {
+    let dir = open_quietly(path, OFlags::DIRECTORY)?;
+    let mut names = Vec::new();
+    for entry in Dir::new(dir).map_err(io::Error::from)?.take(MAX_DIR_ENTRIES) {
+        let entry = entry.map_err(io::Error::from)?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(std::ffi::OsStr::from_bytes(name).to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
