@@ -1,1 +1,4 @@
-//! daemon
+//! The daemon.
+
+pub mod http;
+pub mod page;

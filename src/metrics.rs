@@ -1,1 +1,21 @@
-//! metrics
+//! What is known of the watched runs, as Prometheus metrics.
+//!
+//! The daemon fills a [`Snapshot`] of plain data; [`render`] turns it into bytes once per change,
+//! and a scrape only hands those bytes out. [`CATALOG`] is the one list of names.
+
+mod aggregate;
+mod catalog;
+mod encode;
+mod openmetrics;
+mod series;
+mod snapshot;
+
+pub use aggregate::{pair_means, worst_pair};
+pub use catalog::{CATALOG, Family, Id, Kind, PREFIX, Tier};
+pub use encode::{
+    Exposition, OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE, process_families, render, render_text,
+};
+pub use series::{DEFAULT_SERIES_LIMIT, MAX_LABEL_BYTES, TOTAL_SERIES_LIMIT};
+pub use snapshot::{
+    DaemonFacts, DurationHistogram, RidgeRate, RunFacts, RunState, Snapshot, WatchMode, reason,
+};

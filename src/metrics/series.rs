@@ -1,0 +1,247 @@
+//! Samples by family, without duplicates, and the bound on their number.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::aggregate;
+use super::catalog::{CATALOG, Family, Id, Tier};
+use super::snapshot::{DurationHistogram, Snapshot, WatchMode};
+
+/// Series per run where nothing else is configured: three times what a model of 48 layers with
+/// seven pair kinds needs.
+pub const DEFAULT_SERIES_LIMIT: usize = 5_000;
+
+/// Series of all runs together. At about 300 000 a single Prometheus query over all of them takes
+/// longer than people wait; runs beyond keep their summary families.
+pub const TOTAL_SERIES_LIMIT: usize = 250_000;
+
+/// Longest label value in bytes.
+pub const MAX_LABEL_BYTES: usize = 256;
+
+/// Samples of all families: label values, in the order of the family's label names, to the value.
+/// An empty label value is an absent label, as Prometheus has it.
+#[derive(Debug, Clone)]
+pub(super) struct Series {
+    samples: Vec<BTreeMap<Vec<String>, f64>>,
+    pub(super) histogram: Option<DurationHistogram>,
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Self { samples: vec![BTreeMap::new(); CATALOG.len()], histogram: None }
+    }
+}
+
+impl Series {
+    /// Adds a sample. Of two samples with the same labels the first stays; what is not finite is
+    /// left out, because an absent series is the honest form of "unknown".
+    pub(super) fn put(&mut self, id: Id, labels: &[&str], value: f64) {
+        debug_assert_eq!(labels.len(), id.family().labels.len(), "{}", id.family().name);
+        if value.is_finite() {
+            let labels = labels.iter().map(|label| clean_label(label)).collect();
+            self.samples[id as usize].entry(labels).or_insert(value);
+        }
+    }
+
+    /// As [`put`](Self::put), of what may be unknown.
+    pub(super) fn put_known(&mut self, id: Id, labels: &[&str], value: Option<f64>) {
+        if let Some(value) = value {
+            self.put(id, labels, value);
+        }
+    }
+
+    /// Samples of one family in the order of their labels.
+    pub(super) fn of(&self, family: &Family) -> &BTreeMap<Vec<String>, f64> {
+        &self.samples[family.id as usize]
+    }
+
+    fn len(&self) -> usize {
+        self.samples.iter().map(BTreeMap::len).sum()
+    }
+
+    /// Leaves out whole layer families, from the end of the catalogue, until at most `limit`
+    /// series remain or no layer family is left. Returns the number of series left out.
+    fn shrink_to(&mut self, limit: usize) -> usize {
+        let before = self.len();
+        let mut left = before;
+        for family in CATALOG.iter().rev().filter(|family| family.tier == Tier::Layer) {
+            if left <= limit {
+                break;
+            }
+            left -= std::mem::take(&mut self.samples[family.id as usize]).len();
+        }
+        before - left
+    }
+
+    fn append(&mut self, other: Self) {
+        for (mine, theirs) in self.samples.iter_mut().zip(other.samples) {
+            for (labels, value) in theirs {
+                mine.entry(labels).or_insert(value);
+            }
+        }
+    }
+}
+
+/// All samples of a snapshot, and run → number of series left out.
+pub(super) fn collect(snapshot: &Snapshot) -> (Series, BTreeMap<String, u64>) {
+    let limit = snapshot
+        .daemon
+        .as_ref()
+        .and_then(|daemon| daemon.series_limit)
+        .unwrap_or(DEFAULT_SERIES_LIMIT);
+    let mut all = Series::default();
+    let mut dropped = BTreeMap::new();
+    let labels = run_labels(snapshot);
+    // Active runs first: when the total is reached, those that ended lose their layers.
+    let mut runs: Vec<_> = snapshot.runs.iter().collect();
+    runs.sort_by_key(|run| (!run.active, &run.name));
+    for run in runs {
+        let Some(label) = labels.get(run.name.as_str()) else { continue };
+        let mut series = aggregate::run_series(run, label);
+        let room = TOTAL_SERIES_LIMIT.saturating_sub(all.len());
+        let left_out = series.shrink_to(limit.min(room));
+        dropped.entry(run.name.clone()).or_insert(left_out as u64);
+        all.append(series);
+    }
+    daemon_series(snapshot, limit, &labels, &mut all);
+    (all, dropped)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counters stay below 2^53")]
+fn daemon_series(
+    snapshot: &Snapshot,
+    limit: usize,
+    labels: &BTreeMap<&str, String>,
+    all: &mut Series,
+) {
+    let Some(daemon) = &snapshot.daemon else { return };
+    all.put(Id::BuildInfo, &[&daemon.version], 1.0);
+    for (root, mode) in &daemon.watch_modes {
+        for each in WatchMode::ALL {
+            all.put(Id::WatchMode, &[root, each.as_str()], flag(each == *mode));
+        }
+    }
+    all.put_known(Id::LastScanTimestamp, &[], daemon.last_scan_timestamp_seconds);
+    all.put(Id::ScanErrors, &[], daemon.scan_errors_total as f64);
+    all.put_known(Id::ConfigReload, &[], daemon.config_last_reload_successful.map(flag));
+    all.put_known(Id::StateStoreOk, &[], daemon.state_store_ok.map(flag));
+    all.histogram = Some(daemon.analysis_duration);
+    all.put(Id::AnalysisCpu, &[], daemon.analysis_cpu_seconds_total);
+    all.put(Id::ReadBytes, &[], daemon.read_bytes_total as f64);
+    all.put(Id::SeriesLimit, &[], limit as f64);
+    for (name, label) in labels {
+        let total = daemon.series_dropped_total.get(*name).copied().unwrap_or(0);
+        all.put(Id::SeriesDropped, &[label], total as f64);
+    }
+}
+
+/// 1 for true, 0 for false.
+pub(super) fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+/// Run name → value of the label `run`, one for each. Two names that differ only in what
+/// [`clean_label`] takes away get a number at the end.
+fn run_labels(snapshot: &Snapshot) -> BTreeMap<&str, String> {
+    let names: BTreeSet<&str> = snapshot.runs.iter().map(|run| run.name.as_str()).collect();
+    // Names that are clean already come first, so that a hostile neighbour cannot rename them.
+    let mut ordered: Vec<&str> = names.into_iter().collect();
+    ordered.sort_by_key(|name| (clean_label(name) != *name, *name));
+    let mut taken = BTreeSet::new();
+    let mut labels = BTreeMap::new();
+    for name in ordered {
+        let clean = clean_label(name);
+        let mut label = clean.clone();
+        let mut n = 2;
+        while !taken.insert(label.clone()) {
+            let suffix = format!("~{n}");
+            label = cut(&clean, MAX_LABEL_BYTES - suffix.len()).to_owned() + &suffix;
+            n += 1;
+        }
+        labels.insert(name, label);
+    }
+    labels
+}
+
+/// A label value with control characters replaced by U+FFFD, of at most [`MAX_LABEL_BYTES`].
+fn clean_label(value: &str) -> String {
+    // U+2028 and U+2029 end lines for some readers, and the bidirectional controls reorder what
+    // follows them on a screen; both come only from hostile names.
+    let hostile =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let replaced = value.replace(hostile, "\u{fffd}");
+    cut(&replaced, MAX_LABEL_BYTES).to_owned()
+}
+
+fn cut(value: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(value.len())).rfind(|idx| value.is_char_boundary(*idx));
+    &value[..end.unwrap_or(0)]
+}
+
+/// Families in the order of the exposition, to be walked together with [`Series::of`].
+pub(super) fn families() -> impl Iterator<Item = &'static Family> {
+    CATALOG.iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::RunFacts;
+
+    fn snapshot_of(names: &[&str]) -> Snapshot {
+        let runs =
+            names.iter().map(|name| RunFacts { name: (*name).to_owned(), ..RunFacts::default() });
+        Snapshot { runs: runs.collect(), ..Snapshot::default() }
+    }
+
+    #[test]
+    fn runs_that_look_alike_keep_different_labels() {
+        let long = "x".repeat(300);
+        let longer = "x".repeat(301);
+        let names = ["a\u{1}", "a\u{2}", "a\u{fffd}", &long, &longer];
+        let snapshot = snapshot_of(&names);
+        let labels = run_labels(&snapshot);
+        let distinct: BTreeSet<&String> = labels.values().collect();
+        assert_eq!(distinct.len(), names.len());
+        assert_eq!(labels["a\u{fffd}"], "a\u{fffd}", "the clean name keeps its label");
+        assert!(labels.values().all(|label| label.len() <= MAX_LABEL_BYTES));
+    }
+
+    #[test]
+    fn shrinking_leaves_out_the_last_layer_families_first_and_never_the_summary() {
+        let mut series = Series::default();
+        series.put(Id::RunActive, &["r"], 1.0);
+        for layer in ["00", "01"] {
+            series.put(Id::GramCorrelation, &["r", layer, "v_o"], 0.5);
+            series.put(Id::Rotation, &["r", layer, "up", "8"], 0.5);
+        }
+        assert_eq!(series.shrink_to(5), 0);
+        assert_eq!(series.shrink_to(4), 2);
+        assert!(series.of(Id::Rotation.family()).is_empty());
+        assert_eq!(series.of(Id::GramCorrelation.family()).len(), 2);
+        assert_eq!(series.shrink_to(0), 2);
+        assert_eq!(series.len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_finite_or_a_duplicate_gives_no_sample() {
+        let mut series = Series::default();
+        series.put(Id::TrainLoss, &["a"], f64::NAN);
+        series.put(Id::TrainLoss, &["b"], f64::INFINITY);
+        series.put(Id::TrainLoss, &["c"], 1.0);
+        series.put(Id::TrainLoss, &["c"], 2.0);
+        let samples = series.of(Id::TrainLoss.family());
+        assert_eq!(samples.iter().collect::<Vec<_>>(), [(&vec!["c".to_owned()], &1.0)]);
+    }
+
+    proptest! {
+        #[test]
+        fn labels_are_short_and_without_controls(value in any::<String>()) {
+            let clean = clean_label(&value);
+            prop_assert!(clean.len() <= MAX_LABEL_BYTES);
+            prop_assert!(!clean.chars().any(char::is_control));
+            prop_assert_eq!(clean_label(&clean), clean);
+        }
+    }
+}
