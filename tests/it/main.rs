@@ -1,3 +1,5 @@
-//! tests
+//! Integration tests, one binary.
 
+mod exposition;
 mod golden_linalg;
+mod physics;
