@@ -1,1 +1,42 @@
-//! watch
+//! From events and scans to settled saves; no file content is parsed here.
+//!
+//! A scan ([`scan`]) is the truth, an event ([`Watcher`]) only a reason to scan sooner: inotify loses
+//! files written right after `mkdir`, its queue overflows, and network file systems send nothing.
+//! [`Settler`] decides when a save is complete. It is pure: the time is an argument.
+//!
+//! One root is watched by one loop, in this order, so that a hint is never newer than the scan:
+//!
+//! ```no_run
+//! # use std::{path::Path, time::{Duration, Instant}};
+//! # use weightvane::watch::{ScanLimits, SettleRules, Settler, Watcher, scan};
+//! let root = Path::new("runs");
+//! let start = Instant::now();
+//! let mut watcher = Watcher::new(root, &ScanLimits::default());
+//! let mut settler = Settler::new(SettleRules::default());
+//! let mut hints = Vec::new();
+//! loop {
+//!     let outcome = scan(root, &ScanLimits::default());
+//!     settler.observe(start.elapsed(), &outcome, &hints);
+//!     for save in settler.take_settled(start.elapsed()) {
+//!         // analyse `save`; when it reads as incomplete or changed: `settler.give_back(..)`
+//!     }
+//!     let scan_interval = start.elapsed() + Duration::from_secs(60);
+//!     let until = settler.next_deadline().map_or(scan_interval, |at| at.min(scan_interval));
+//!     hints = watcher.wait(until.saturating_sub(start.elapsed()));
+//! }
+//! ```
+
+mod events;
+mod hint;
+mod names;
+mod save;
+mod scan;
+mod settle;
+mod settled;
+
+pub use events::{WatchMode, Watcher, network_file_system};
+pub use hint::FileEvent;
+pub use save::{FileKind, FileStamp, FoundSave};
+pub use scan::{ScanError, ScanLimits, ScanOutcome, scan};
+pub use settle::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules, Settler};
+pub use settled::{SettledSave, analysis_order};

@@ -1,0 +1,344 @@
+//! File events as hints, by inotify where it works.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use notify::event::{
+    AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind, RenameMode,
+};
+use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tracing::{debug, info, warn};
+
+use super::hint::FileEvent;
+use super::names;
+use super::scan::ScanLimits;
+
+/// Hints kept while nobody reads them; more are dropped for one [`FileEvent::Rescan`].
+const MAX_HINTS: usize = 4096;
+
+/// Directories watched at most; the kernel's limit is shared with the training job's own programs.
+const MAX_WATCHES: usize = 16_384;
+
+/// How changes below a root become known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchMode {
+    /// By events, and by scans at long intervals.
+    Events,
+    /// By scans alone.
+    Polling {
+        /// Why there are no events.
+        why: String,
+    },
+}
+
+/// Source of hints about one root.
+///
+/// It never fails: without inotify it sends no hints and [`Watcher::mode`] says why. Directories are
+/// watched one by one and in the reader's thread, before hints are handed out. A scan after
+/// [`Watcher::wait`] therefore sees what was written into a new directory before its watch stood.
+#[derive(Debug)]
+pub struct Watcher {
+    root: PathBuf,
+    /// The root without links, as the watch needs it; hints are told below `root`.
+    real_root: PathBuf,
+    max_depth: usize,
+    inotify: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+    mode: WatchMode,
+    hints: Receiver<FileEvent>,
+    inbox: Arc<Inbox>,
+}
+
+/// The end of the channel that the event thread writes to.
+#[derive(Debug)]
+struct Inbox {
+    sender: SyncSender<FileEvent>,
+    overflow: AtomicBool,
+    n_overflows: AtomicU64,
+    failure: Mutex<Option<String>>,
+}
+
+impl Watcher {
+    /// Watches `root` as deep as a scan with `limits` looks.
+    #[must_use]
+    pub fn new(root: &Path, limits: &ScanLimits) -> Self {
+        Self::with_capacity(root, limits, MAX_HINTS)
+    }
+
+    fn with_capacity(root: &Path, limits: &ScanLimits, max_hints: usize) -> Self {
+        let (sender, hints) = sync_channel(max_hints);
+        let inbox = Arc::new(Inbox {
+            sender,
+            overflow: AtomicBool::new(false),
+            n_overflows: AtomicU64::new(0),
+            failure: Mutex::new(None),
+        });
+        let mut watcher = Self {
+            root: root.to_owned(),
+            real_root: root.to_owned(),
+            max_depth: limits.max_depth,
+            inotify: None,
+            watched: BTreeSet::new(),
+            mode: WatchMode::Events,
+            hints,
+            inbox,
+        };
+        if let Some(name) = network_file_system(root) {
+            info!(root = %root.display(), file_system = name, "no file events on network file systems, polling");
+            watcher.mode = WatchMode::Polling { why: format!("network file system {name}") };
+            return watcher;
+        }
+        let inbox = Arc::clone(&watcher.inbox);
+        let config = notify::Config::default().with_follow_symlinks(false);
+        match RecommendedWatcher::new(move |event| inbox.receive(event), config) {
+            Ok(inotify) => {
+                watcher.inotify = Some(inotify);
+                watcher.watch_root();
+            }
+            Err(error) => watcher.poll(&error.to_string()),
+        }
+        watcher
+    }
+
+    /// How changes below the root become known now.
+    #[must_use]
+    pub fn mode(&self) -> &WatchMode {
+        &self.mode
+    }
+
+    /// How often hints were lost because nobody read them or the kernel's queue was full.
+    #[must_use]
+    pub fn n_overflows(&self) -> u64 {
+        self.inbox.n_overflows.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a hint, at most `timeout`, and returns all that are there; none in polling mode.
+    ///
+    /// Scan after the call: what these hints speak of is then on disk to be seen.
+    pub fn wait(&mut self, timeout: Duration) -> Vec<FileEvent> {
+        // While the root is missing there is nothing to be told of its return.
+        if self.inotify.is_some() && self.watched.is_empty() {
+            self.watch_root();
+        }
+        let first = self.hints.recv_timeout(timeout).ok();
+        let mut hints: Vec<_> = first.into_iter().collect();
+        hints.extend(self.hints.try_iter().take(MAX_HINTS));
+        if self.inbox.overflow.swap(false, Ordering::AcqRel) {
+            hints.push(FileEvent::Rescan);
+        }
+        let failure = self.inbox.failure().take();
+        if let Some(why) = failure {
+            self.poll(&why);
+            hints.push(FileEvent::Rescan);
+        }
+        if hints.contains(&FileEvent::Rescan) && self.inotify.is_some() {
+            self.watched.clear();
+            self.watch_root();
+        }
+        for hint in &mut hints {
+            self.follow(hint);
+        }
+        hints
+    }
+
+    /// Keeps the watches in step with the directories and tells the hint's path below the root as it
+    /// was given.
+    fn follow(&mut self, hint: &mut FileEvent) {
+        let path = match hint {
+            FileEvent::Rescan => return,
+            FileEvent::Touched(path) | FileEvent::Closed(path) | FileEvent::Removed(path) => {
+                path.clone()
+            }
+        };
+        if matches!(hint, FileEvent::Removed(_)) {
+            let below = self.watched.range(path.clone()..).take_while(|dir| dir.starts_with(&path));
+            let below: Vec<_> = below.cloned().collect();
+            below.iter().for_each(|dir| {
+                self.watched.remove(dir);
+            });
+        } else if fs::symlink_metadata(&path).is_ok_and(|stat| stat.is_dir()) {
+            self.watch_tree(&path);
+        }
+        let below = path.strip_prefix(&self.real_root).map(|below| self.root.join(below));
+        let told = below.unwrap_or(path);
+        *hint = match hint {
+            FileEvent::Touched(_) => FileEvent::Touched(told),
+            FileEvent::Closed(_) => FileEvent::Closed(told),
+            FileEvent::Removed(_) if told == self.root => FileEvent::Rescan,
+            FileEvent::Removed(_) | FileEvent::Rescan => FileEvent::Removed(told),
+        };
+    }
+
+    fn watch_root(&mut self) {
+        match fs::canonicalize(&self.root) {
+            Ok(real_root) => {
+                self.real_root.clone_from(&real_root);
+                self.mode = WatchMode::Events;
+                self.watch_tree(&real_root);
+            }
+            Err(error) => {
+                self.mode = WatchMode::Polling { why: format!("root cannot be resolved: {error}") };
+            }
+        }
+    }
+
+    /// Watches a directory and all below it that a scan would look into.
+    fn watch_tree(&mut self, top: &Path) {
+        let depth_of = |dir: &Path, root: &Path| {
+            dir.strip_prefix(root).map_or(0, |below| below.iter().count())
+        };
+        let mut stack = vec![top.to_owned()];
+        while let Some(dir) = stack.pop() {
+            let name = dir.file_name().map(names::escape).unwrap_or_default();
+            let depth = depth_of(&dir, &self.real_root);
+            if depth > self.max_depth || (depth > 0 && names::is_ignored(&name)) {
+                continue;
+            }
+            if !self.watch_directory(&dir) {
+                continue;
+            }
+            // Listed after its watch stands: a directory made in between is seen either way.
+            let Ok(entries) = fs::read_dir(&dir) else { continue };
+            let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+            stack.extend(entries.flatten().filter(is_dir).map(|entry| entry.path()));
+        }
+    }
+
+    /// Returns whether the directory is watched and worth listing.
+    fn watch_directory(&mut self, dir: &Path) -> bool {
+        let Some(inotify) = &mut self.inotify else { return false };
+        if self.watched.len() >= MAX_WATCHES {
+            self.poll(&format!("more than {MAX_WATCHES} directories"));
+            return false;
+        }
+        match inotify.watch(dir, RecursiveMode::NonRecursive) {
+            Ok(()) => {
+                self.watched.insert(dir.to_owned());
+                true
+            }
+            Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
+                self.poll("fs.inotify.max_user_watches is used up");
+                false
+            }
+            Err(error) => {
+                // A directory that vanished or may not be read; scans report the latter.
+                debug!(path = %dir.display(), error = %error, "directory not watched");
+                if dir == self.real_root {
+                    self.mode = WatchMode::Polling { why: error.to_string() };
+                }
+                false
+            }
+        }
+    }
+
+    /// Gives all watches back, for good: half a set would hold the limit that others share and would
+    /// still miss saves.
+    fn poll(&mut self, why: &str) {
+        warn!(root = %self.root.display(), why, "no file events, polling");
+        self.inotify = None;
+        self.watched.clear();
+        self.mode = WatchMode::Polling { why: why.to_owned() };
+    }
+}
+
+impl Inbox {
+    /// Runs in the event thread, which must never wait: the kernel's queue is bounded too.
+    fn receive(&self, event: notify::Result<notify::Event>) {
+        match event {
+            Ok(event) if event.need_rescan() => {
+                self.n_overflows.fetch_add(1, Ordering::Relaxed);
+                self.push(FileEvent::Rescan);
+            }
+            Ok(event) => hints_of(event).into_iter().for_each(|hint| self.push(hint)),
+            Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
+                *self.failure() = Some("fs.inotify.max_user_watches is used up".to_owned());
+                self.push(FileEvent::Rescan);
+            }
+            Err(_) => self.push(FileEvent::Rescan),
+        }
+    }
+
+    fn push(&self, hint: FileEvent) {
+        if self.sender.try_send(hint).is_err() && !self.overflow.swap(true, Ordering::AcqRel) {
+            self.n_overflows.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What an event hints at. Opening and reading say nothing (we do both), nor do changes of mode or
+/// owner, which the stamps of the next scan show; logs and other files of no interest are dropped
+/// here, lest a chatty job fill the queue.
+fn hints_of(event: notify::Event) -> Vec<FileEvent> {
+    let to_hint: fn(PathBuf) -> FileEvent = match event.kind {
+        EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Any) => {
+            FileEvent::Touched
+        }
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => FileEvent::Closed,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+            FileEvent::Removed
+        }
+        EventKind::Modify(ModifyKind::Name(RenameMode::Any | RenameMode::Other)) => {
+            return vec![FileEvent::Rescan];
+        }
+        // `Both` repeats a `From` and a `To`.
+        _ => return Vec::new(),
+    };
+    let may_be_directory = matches!(
+        event.kind,
+        EventKind::Create(CreateKind::Folder | CreateKind::Any)
+            | EventKind::Remove(RemoveKind::Folder | RemoveKind::Any | RemoveKind::Other)
+            | EventKind::Modify(ModifyKind::Name(_))
+    );
+    let paths = event.paths.into_iter();
+    paths.filter(|path| may_be_directory || is_of_interest(path)).map(to_hint).collect()
+}
+
+fn is_of_interest(path: &Path) -> bool {
+    let name = path.file_name().map(names::escape).unwrap_or_default();
+    let is_json = name == "config.json" || name == "trainer_state.json" || names::is_index(&name);
+    is_json || names::is_weights(&name) || name.ends_with("-unfinished")
+}
+
+/// Name of the network (or user-space) file system that holds `path`, `None` on a local one or where
+/// it cannot be told. Such file systems send no events for what other machines write.
+///
+/// Magic numbers as in `statfs(2)` and coreutils' `stat.c`; virtiofs shows the number of FUSE.
+#[must_use]
+pub fn network_file_system(path: &Path) -> Option<&'static str> {
+    let magic = rustix::fs::statfs(path).ok()?.f_type;
+    // The field is signed on some targets and the numbers are 32 bits wide.
+    let magic = u64::try_from(magic & 0xFFFF_FFFF).ok()?;
+    file_system_name(magic)
+}
+
+fn file_system_name(magic: u64) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "nfs",
+        0x0BD0_0BD0 => "lustre",
+        0x6573_5546 => "fuse",
+        0xFF53_4D42 => "cifs",
+        0xFE53_4D42 => "smb2",
+        0x517B => "smb",
+        0x00C3_6400 => "ceph",
+        0x4750_4653 => "gpfs",
+        0x0102_1997 => "9p",
+        0x1983_0326 => "beegfs",
+        0x5346_414F | 0x6B41_4653 => "afs",
+        0x7375_7245 => "coda",
+        0x7461_636F => "ocfs2",
+        0x0116_1970 => "gfs2",
+        0xAAD7_AAEA => "panfs",
+        0x786F_4256 => "vboxsf",
+        _ => return None,
+    })
+}

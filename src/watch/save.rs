@@ -1,0 +1,145 @@
+//! A save as a scan finds it: names and stamps, no content.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use super::names;
+
+/// What a file of a save is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FileKind {
+    /// Tensors.
+    Weights,
+    /// The list of shards, `*.safetensors.index.json`.
+    Index,
+    /// The model's `config.json`.
+    Config,
+    /// The trainer's `trainer_state.json`.
+    TrainerState,
+}
+
+/// Identity and state of one file, from one `stat`.
+///
+/// Times are only ever compared with times of the same file system, never with a clock.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FileStamp {
+    /// Name within the directory; bytes that are not UTF-8 are spelled out.
+    pub name: String,
+    /// What the file is for.
+    pub kind: FileKind,
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of the content, ns since 1970.
+    pub mtime_ns: i64,
+    /// Last change of the inode, ns since 1970.
+    pub ctime_ns: i64,
+    /// Number of hard links.
+    pub nlink: u64,
+}
+
+impl FileStamp {
+    pub(super) fn new(name: String, kind: FileKind, stat: &Metadata) -> Self {
+        let ns = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+        Self {
+            name,
+            kind,
+            dev: stat.dev(),
+            ino: stat.ino(),
+            size: stat.size(),
+            mtime_ns: ns(stat.mtime(), stat.mtime_nsec()),
+            ctime_ns: ns(stat.ctime(), stat.ctime_nsec()),
+            nlink: stat.nlink(),
+        }
+    }
+}
+
+/// What tells one content of a save from another: device, inode, size and mtime of its weight and
+/// index files. Names are left out (a renamed directory is the same save), so are ctime and link
+/// count (a later hard link or `chmod` is no new content).
+pub(super) type Content = Vec<(u64, u64, u64, i64)>;
+
+/// One save that a scan found, complete or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundSave {
+    /// Name of its run: the run's path below the root joined by `/`, or the root's own name.
+    pub run: String,
+    /// Path of the run; `<directory>/<stem>` where several plain files share a directory.
+    pub run_path: PathBuf,
+    /// The directory or file that is the save.
+    pub path: PathBuf,
+    /// Step from the name.
+    pub step: Option<u64>,
+    /// Whether the next save is written over this one.
+    pub in_place: bool,
+    /// Stamps of weights, index, `config.json` and `trainer_state.json`, by name.
+    pub files: Vec<FileStamp>,
+}
+
+impl FoundSave {
+    /// The weight files.
+    pub fn weights(&self) -> impl Iterator<Item = &FileStamp> {
+        self.files.iter().filter(|file| file.kind == FileKind::Weights)
+    }
+
+    /// The first file of a kind.
+    #[must_use]
+    pub fn file(&self, kind: FileKind) -> Option<&FileStamp> {
+        self.files.iter().find(|file| file.kind == kind)
+    }
+
+    /// Whether the directory exists but holds no weight file yet.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.weights().next().is_none()
+    }
+
+    /// Whether the trainer has written its own record.
+    #[must_use]
+    pub fn has_trainer_state(&self) -> bool {
+        self.file(FileKind::TrainerState).is_some()
+    }
+
+    /// Sum of the sizes of the weight files, bytes.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        self.weights().fold(0, |sum, file| sum.saturating_add(file.size))
+    }
+
+    /// Whether the names of the weight files leave no gap: at least one, none empty, and of every
+    /// `SET-i-of-N` all N.
+    pub(super) fn looks_complete(&self) -> bool {
+        let mut missing = BTreeMap::new();
+        for file in self.weights() {
+            if let Some(shard) = names::shard(&file.name) {
+                let left = missing.entry((shard.set, shard.n_shards)).or_insert(shard.n_shards);
+                *left = left.saturating_sub(1);
+            }
+        }
+        !self.is_pending()
+            && self.weights().all(|file| file.size > 0)
+            && missing.values().all(|left| *left == 0)
+    }
+
+    pub(super) fn content(&self) -> Content {
+        let counts = |kind| matches!(kind, FileKind::Weights | FileKind::Index);
+        let files = self.files.iter().filter(|file| counts(file.kind));
+        let mut content: Content =
+            files.map(|file| (file.dev, file.ino, file.size, file.mtime_ns)).collect();
+        content.sort_unstable();
+        content
+    }
+
+    pub(super) fn newest_weights_ns(&self) -> Option<i64> {
+        self.weights().map(|file| file.mtime_ns).max()
+    }
+
+    pub(super) fn oldest_weights_ns(&self) -> Option<i64> {
+        self.weights().map(|file| file.mtime_ns).min()
+    }
+}

@@ -1,0 +1,573 @@
+//! When a save is complete. Pure: no I/O, and time is an argument.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::hint::FileEvent;
+use super::names;
+use super::save::{Content, FileKind, FoundSave};
+use super::scan::ScanOutcome;
+use super::settled::SettledSave;
+
+/// Saves that are gone are remembered up to this number, so that a renamed directory is not counted
+/// again and a step written anew gets its next version.
+const MAX_DEPARTED: usize = 4096;
+
+/// Longest wait before a save that was given back is handed out again.
+const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// Waits and bounds of a [`Settler`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettleRules {
+    /// For how long no stamp of a save may change, with a sign that it is complete. Longer than a
+    /// writer stalls: at 20 ms a fifth of all reads were torn, at 200 ms none.
+    pub quiet: Duration,
+    /// The same without any sign.
+    pub settle: Duration,
+    /// Saves waiting at once; of more, the ones written last are kept and the others wait for a later
+    /// scan.
+    pub max_pending: usize,
+}
+
+impl SettleRules {
+    /// For local file systems: 2 s and 30 s.
+    #[must_use]
+    pub const fn local() -> Self {
+        let (quiet, settle) = (Duration::from_secs(2), Duration::from_secs(30));
+        Self { quiet, settle, max_pending: 10_000 }
+    }
+
+    /// For network file systems, whose clients show stamps some seconds late: 10 s and 120 s.
+    #[must_use]
+    pub const fn network() -> Self {
+        let (quiet, settle) = (Duration::from_secs(10), Duration::from_secs(120));
+        Self { quiet, settle, max_pending: 10_000 }
+    }
+}
+
+impl Default for SettleRules {
+    fn default() -> Self {
+        Self::local()
+    }
+}
+
+/// Why a settled save was not read to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveBack {
+    /// Its files end early or do not belong together.
+    Incomplete,
+    /// Its files changed while they were read.
+    Changed,
+    /// Its files could not be opened or read.
+    Unreadable,
+}
+
+/// What has happened so far; every number only grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SettleCounters {
+    /// Saves handed out, again after a return included.
+    pub settled: u64,
+    /// Saves given back.
+    pub given_back: u64,
+    /// Saves that vanished before they were handed out.
+    pub vanished: u64,
+    /// Times that a save was put off because [`SettleRules::max_pending`] were waiting.
+    pub deferred: u64,
+    /// Saves whose content had been handed out under another path.
+    pub renamed: u64,
+}
+
+/// A save that waits, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingSave {
+    /// Name of its run.
+    pub run: String,
+    /// The directory or file.
+    pub path: PathBuf,
+    /// Step from the name.
+    pub step: Option<u64>,
+    /// When its files last changed, on the caller's clock.
+    pub changed_at: Duration,
+    /// What it waits for.
+    pub state: PendingState,
+}
+
+/// What a save waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PendingState {
+    /// No weight file is there yet.
+    NoWeights,
+    /// Files are missing or still changing, or nothing says yet that they are complete.
+    Writing,
+    /// It looked complete, was given back for this reason, and will be tried again.
+    Returned(GiveBack),
+}
+
+/// Decides which of the saves that scans find are complete, each content once.
+///
+/// A save is settled when its stamps have not changed for [`SettleRules::quiet`] and there is a sign
+/// that it is complete; without a sign, after [`SettleRules::settle`]. Signs are, if no shard is
+/// missing:
+/// - `trainer_state.json` is not older than any weight file (the Hugging Face trainer writes it last);
+/// - the index is not older than any shard, unless the directory is rewritten in place;
+/// - the index or the only weight file was closed by its writer or renamed to its name, or the whole
+///   directory was renamed, since the last change;
+/// - a later step of the run is complete and not older, or the file has a second hard link.
+///
+/// Where the trainer's record is expected (a directory `checkpoint-N`, or a run that has shown one),
+/// index and close do not count before it is there.
+///
+/// One settler sees one root. All time arguments are of one clock; should it go backwards, it stands.
+#[derive(Debug)]
+pub struct Settler {
+    rules: SettleRules,
+    now: Duration,
+    n_scans: u64,
+    n_sequences: u64,
+    entries: HashMap<PathBuf, Entry>,
+    /// Contents handed out, with the sequence they had.
+    contents: HashMap<Content, u64>,
+    /// Last version handed out, with its sequence.
+    versions: HashMap<Slot, (u32, u64)>,
+    /// Saves that are gone, oldest first.
+    departed: VecDeque<(Slot, Content, u64)>,
+    runs: HashMap<String, RunState>,
+    rescan_at: Option<Duration>,
+    counters: SettleCounters,
+}
+
+/// What the versions of a save are counted by: run and step, or the path if there is no step.
+type Slot = (String, Option<u64>, Option<PathBuf>);
+
+#[derive(Debug)]
+struct Entry {
+    found: FoundSave,
+    content: Content,
+    sequence: u64,
+    seen_first: Duration,
+    changed_at: Duration,
+    seen_at: Duration,
+    scan: u64,
+    /// Whether the index or the only weight file was closed since the last change.
+    closed: bool,
+    /// Whether the directory was renamed to this name since the last change.
+    moved_in: bool,
+    handed: Option<Content>,
+    returned: Option<Returned>,
+}
+
+#[derive(Debug)]
+struct Returned {
+    why: GiveBack,
+    n_times: u32,
+    retry_at: Duration,
+}
+
+/// What the saves of a run say of one another, as of the last scan.
+#[derive(Debug, Default)]
+struct RunState {
+    has_trainer_state: bool,
+    /// Complete steps, ascending, each with the oldest weights' mtime; later the largest of these of
+    /// this and all later steps.
+    complete: Vec<(u64, i64)>,
+}
+
+impl Settler {
+    /// A settler that knows no save.
+    #[must_use]
+    pub fn new(rules: SettleRules) -> Self {
+        Self {
+            rules,
+            now: Duration::ZERO,
+            n_scans: 0,
+            n_sequences: 0,
+            entries: HashMap::new(),
+            contents: HashMap::new(),
+            versions: HashMap::new(),
+            departed: VecDeque::new(),
+            runs: HashMap::new(),
+            rescan_at: None,
+            counters: SettleCounters::default(),
+        }
+    }
+
+    /// Takes in a scan and the hints that came before it, oldest first.
+    ///
+    /// Saves that are missing from the scan are gone, unless the scan was truncated or could not look
+    /// there.
+    pub fn observe(&mut self, now: Duration, scan: &ScanOutcome, hints: &[FileEvent]) {
+        let now = self.advance(now);
+        self.n_scans += 1;
+        for found in &scan.saves {
+            self.see(now, found);
+        }
+        self.hear(now, hints);
+        self.drop_vanished(scan);
+        self.compare_runs();
+        self.bound_pending();
+    }
+
+    /// The saves that have come to rest as of the last scan, by sequence; each content once, until it
+    /// is given back.
+    pub fn take_settled(&mut self, now: Duration) -> Vec<SettledSave> {
+        let now = self.advance(now);
+        let ready = self.entries.iter().filter(|(_, entry)| self.is_ready(entry));
+        let mut ready: Vec<_> = ready.map(|(path, entry)| (entry.sequence, path.clone())).collect();
+        ready.sort_unstable();
+        ready.iter().filter_map(|(_, path)| self.hand_out(now, path)).collect()
+    }
+
+    /// Returns a save that could not be read to the end. It is handed out again after 1, 2, 4, … 60 s,
+    /// or once it has come to rest again after a change. Ignored if the save has vanished or a later
+    /// content of it was handed out.
+    pub fn give_back(&mut self, save: &SettledSave, now: Duration, why: GiveBack) {
+        let now = self.advance(now);
+        self.counters.given_back += 1;
+        let slot = slot_of(&save.run, save.step, &save.path);
+        if let Some(entry) = self.entries.get_mut(&save.path)
+            && let Some(handed) = entry.handed.take_if(|_| entry.sequence == save.sequence)
+        {
+            self.contents.remove(&handed);
+            let n_times = entry.returned.as_ref().map_or(0, |returned| returned.n_times);
+            let wait = Duration::from_secs(1 << n_times.min(6)).min(MAX_RETRY);
+            let n_times = n_times.saturating_add(1);
+            entry.returned = Some(Returned { why, n_times, retry_at: now.saturating_add(wait) });
+            if self.versions.get(&slot).is_some_and(|last| *last == (save.version, save.sequence)) {
+                match save.version {
+                    0 | 1 => drop(self.versions.remove(&slot)),
+                    version => drop(self.versions.insert(slot, (version - 1, save.sequence))),
+                }
+            }
+        }
+    }
+
+    /// Forgets the save at `path`, or all below it: the next scan finds them for the first time.
+    pub fn forget(&mut self, path: &Path) {
+        let contents = &mut self.contents;
+        let versions = &mut self.versions;
+        self.entries.retain(|at, entry| {
+            let keep = !at.starts_with(path);
+            if !keep {
+                contents.remove(&entry.content);
+                versions.remove(&entry.slot());
+            }
+            keep
+        });
+    }
+
+    /// When to scan and observe again at the latest for a save to be settled on time; `None` if
+    /// nothing waits. It may lie in the past.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let waiting = self.entries.values().filter(|entry| entry.is_waiting());
+        waiting.filter_map(|entry| self.due(entry)).chain(self.rescan_at).min()
+    }
+
+    /// The saves that wait, by sequence.
+    #[must_use]
+    pub fn pending(&self) -> Vec<PendingSave> {
+        let mut waiting: Vec<_> =
+            self.entries.values().filter(|entry| entry.is_waiting()).collect();
+        waiting.sort_by_key(|entry| entry.sequence);
+        let shown = waiting.into_iter().map(|entry| PendingSave {
+            run: entry.found.run.clone(),
+            path: entry.found.path.clone(),
+            step: entry.found.step,
+            changed_at: entry.changed_at,
+            state: match &entry.returned {
+                _ if entry.found.is_pending() => PendingState::NoWeights,
+                Some(returned) => PendingState::Returned(returned.why),
+                None => PendingState::Writing,
+            },
+        });
+        shown.collect()
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> SettleCounters {
+        self.counters
+    }
+
+    fn advance(&mut self, now: Duration) -> Duration {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    fn see(&mut self, now: Duration, found: &FoundSave) {
+        let content = found.content();
+        let n_scans = self.n_scans;
+        let sequence = self.n_sequences;
+        let entry = self.entries.entry(found.path.clone()).or_insert_with(|| {
+            self.n_sequences += 1;
+            Entry::new(now, sequence, found.clone(), content.clone())
+        });
+        entry.scan = n_scans;
+        entry.seen_at = now;
+        if entry.found != *found {
+            entry.changed_at = now;
+            entry.returned = None;
+            if entry.content != content {
+                entry.touched();
+                // The time to weights does not count: a directory may wait long for its first file.
+                entry.seen_first = now;
+                entry.sequence = self.n_sequences;
+                self.n_sequences += 1;
+                entry.content = content;
+            }
+            entry.found = found.clone();
+        }
+        if entry.is_waiting()
+            && let Some(sequence) = self.contents.get(&entry.content)
+        {
+            self.counters.renamed += 1;
+            entry.sequence = *sequence;
+            entry.handed = Some(entry.content.clone());
+        }
+    }
+
+    fn hear(&mut self, now: Duration, hints: &[FileEvent]) {
+        // A file written between mkdir and the watch sends no event: look once more.
+        match self.rescan_at {
+            _ if !hints.is_empty() => self.rescan_at = Some(now.saturating_add(self.rules.quiet)),
+            Some(at) if at <= now => self.rescan_at = None,
+            _ => {}
+        }
+        for hint in hints {
+            match hint {
+                FileEvent::Rescan => self.entries.values_mut().for_each(Entry::touched),
+                FileEvent::Touched(path) => self.touch(now, path),
+                FileEvent::Closed(path) => self.close(path),
+                FileEvent::Removed(_) => {}
+            }
+        }
+    }
+
+    fn touch(&mut self, now: Duration, path: &Path) {
+        if let Some(entry) = entry_of(&mut self.entries, path)
+            && entry.is_tensor_file(path)
+        {
+            entry.changed_at = now;
+            entry.touched();
+        }
+    }
+
+    fn close(&mut self, path: &Path) {
+        let Some(entry) = entry_of(&mut self.entries, path) else { return };
+        let name = path.file_name().map(names::escape).unwrap_or_default();
+        let is_directory = entry.found.path == path && !names::is_weights(&name);
+        entry.moved_in |= is_directory;
+        entry.closed |= match entry.found.file(FileKind::Index) {
+            Some(index) => index.name == name,
+            None => entry.found.weights().count() == 1 && entry.is_tensor_file(path),
+        };
+    }
+
+    fn drop_vanished(&mut self, scan: &ScanOutcome) {
+        if scan.truncated {
+            return;
+        }
+        let n_scans = self.n_scans;
+        let hidden = |path: &Path| {
+            let mut blind = scan.errors.iter().map(|error| error.path());
+            blind.any(|blind| path.starts_with(blind) || blind.starts_with(path))
+        };
+        let is_gone = |path: &PathBuf, entry: &mut Entry| entry.scan != n_scans && !hidden(path);
+        for (_, entry) in self.entries.extract_if(is_gone) {
+            self.counters.vanished += u64::from(entry.is_waiting());
+            if let Some(handed) = &entry.handed {
+                self.departed.push_back((entry.slot(), handed.clone(), entry.sequence));
+            }
+        }
+        while self.departed.len() > MAX_DEPARTED {
+            let Some((slot, content, sequence)) = self.departed.pop_front() else { return };
+            if self.contents.get(&content) == Some(&sequence) {
+                self.contents.remove(&content);
+            }
+            if self.versions.get(&slot).is_some_and(|last| last.1 == sequence) {
+                self.versions.remove(&slot);
+            }
+        }
+    }
+
+    /// Gathers what saves of one run say of one another.
+    fn compare_runs(&mut self) {
+        self.runs.clear();
+        for entry in self.entries.values() {
+            let run = self.runs.entry(entry.found.run.clone()).or_default();
+            run.has_trainer_state |= entry.found.has_trainer_state();
+            let complete = entry.found.oldest_weights_ns().filter(|_| entry.found.looks_complete());
+            run.complete.extend(entry.found.step.zip(complete));
+        }
+        for run in self.runs.values_mut() {
+            run.complete.sort_unstable();
+            let mut newest = i64::MIN;
+            for (_, mtime) in run.complete.iter_mut().rev() {
+                newest = newest.max(*mtime);
+                *mtime = newest;
+            }
+        }
+    }
+
+    fn bound_pending(&mut self) {
+        let waiting = self.entries.values().filter(|entry| entry.is_waiting());
+        let excess = waiting.count().saturating_sub(self.rules.max_pending);
+        if excess == 0 {
+            return;
+        }
+        // By what the files say and not by when they were seen: the same saves stay at every scan.
+        let waiting = self.entries.iter().filter(|(_, entry)| entry.is_waiting());
+        let age = |entry: &Entry| (entry.found.newest_weights_ns(), entry.found.step);
+        let mut by_age: Vec<_> = waiting.map(|(path, entry)| (age(entry), path.clone())).collect();
+        by_age.sort_unstable();
+        for (_, path) in by_age.into_iter().take(excess) {
+            self.entries.remove(&path);
+            self.counters.deferred += 1;
+        }
+    }
+
+    fn is_ready(&self, entry: &Entry) -> bool {
+        let still = entry.seen_at.saturating_sub(entry.changed_at);
+        entry.is_waiting()
+            && entry.scan == self.n_scans
+            && !entry.found.is_pending()
+            && still >= self.rules.quiet
+            && match &entry.returned {
+                Some(returned) => entry.seen_at >= returned.retry_at,
+                None => still >= self.rules.settle || self.has_sign(entry),
+            }
+    }
+
+    fn has_sign(&self, entry: &Entry) -> bool {
+        let found = &entry.found;
+        let Some(newest) = found.newest_weights_ns().filter(|_| found.looks_complete()) else {
+            return false;
+        };
+        let not_older = |kind| found.file(kind).is_some_and(|file| file.mtime_ns >= newest);
+        let is_linked = || found.weights().all(|file| file.nlink > 1);
+        if entry.moved_in || not_older(FileKind::TrainerState) || is_linked() {
+            return true;
+        }
+        let run = self.runs.get(&found.run);
+        if found.step.zip(run).is_some_and(|(step, run)| run.is_superseded(step, newest)) {
+            return true;
+        }
+        let name = found.path.file_name().map(names::escape).unwrap_or_default();
+        let expects_trainer = names::is_trainer_directory(&name)
+            || (is_directory(found) && run.is_some_and(|run| run.has_trainer_state));
+        !expects_trainer && (entry.closed || (!found.in_place && not_older(FileKind::Index)))
+    }
+
+    fn due(&self, entry: &Entry) -> Option<Duration> {
+        let quiet_at = entry.changed_at.saturating_add(self.rules.quiet);
+        let settle_at = entry.changed_at.saturating_add(self.rules.settle);
+        if entry.found.is_pending() {
+            // The first file may have come without an event; in the long run scans have to do.
+            let again = entry.seen_at.saturating_add(self.rules.quiet);
+            return (again < settle_at).then_some(again);
+        }
+        Some(match &entry.returned {
+            Some(returned) => returned.retry_at.max(quiet_at),
+            None if self.has_sign(entry) => quiet_at,
+            None => settle_at,
+        })
+    }
+
+    fn hand_out(&mut self, now: Duration, path: &Path) -> Option<SettledSave> {
+        let entry = self.entries.get_mut(path)?;
+        if let Some(sequence) = self.contents.get(&entry.content) {
+            // Two paths to one content came to rest together.
+            self.counters.renamed += 1;
+            entry.sequence = *sequence;
+            entry.handed = Some(entry.content.clone());
+            return None;
+        }
+        let last = self.versions.get(&entry.slot()).map_or(0, |last| last.0);
+        let version = last.saturating_add(1);
+        self.versions.insert(entry.slot(), (version, entry.sequence));
+        self.contents.insert(entry.content.clone(), entry.sequence);
+        if let Some(earlier) = entry.handed.replace(entry.content.clone()) {
+            self.contents.remove(&earlier);
+        }
+        self.counters.settled += 1;
+        let found = entry.found.clone();
+        Some(SettledSave {
+            run: found.run,
+            run_path: found.run_path,
+            path: found.path,
+            step: found.step,
+            sequence: entry.sequence,
+            version,
+            supersedes: version > 1,
+            in_place: found.in_place,
+            files: found.files,
+            waited: now.saturating_sub(entry.seen_first),
+        })
+    }
+}
+
+impl Entry {
+    fn new(now: Duration, sequence: u64, found: FoundSave, content: Content) -> Self {
+        Self {
+            found,
+            content,
+            sequence,
+            seen_first: now,
+            changed_at: now,
+            seen_at: now,
+            scan: 0,
+            closed: false,
+            moved_in: false,
+            handed: None,
+            returned: None,
+        }
+    }
+
+    /// Whether there is content that has not been handed out. Fewer files of what was handed out are
+    /// a deletion half done, not a new version.
+    fn is_waiting(&self) -> bool {
+        self.handed.as_ref().is_none_or(|handed| {
+            !self.content.iter().all(|file| handed.binary_search(file).is_ok())
+        })
+    }
+
+    /// What was said of the files before no longer holds.
+    fn touched(&mut self) {
+        self.closed = false;
+        self.moved_in = false;
+    }
+
+    fn is_tensor_file(&self, path: &Path) -> bool {
+        let name = path.file_name().map(names::escape).unwrap_or_default();
+        let is_tensor = |kind| matches!(kind, FileKind::Weights | FileKind::Index);
+        self.found.files.iter().any(|file| file.name == name && is_tensor(file.kind))
+    }
+
+    fn slot(&self) -> Slot {
+        slot_of(&self.found.run, self.found.step, &self.found.path)
+    }
+}
+
+impl RunState {
+    /// Whether a later step is complete and not older than weights of this mtime. Later by number
+    /// alone is not enough: a run resumed at step 500 still has the old step 1000.
+    fn is_superseded(&self, step: u64, newest_ns: i64) -> bool {
+        let later = self.complete.partition_point(|(other, _)| *other <= step);
+        self.complete.get(later).is_some_and(|(_, mtime)| *mtime >= newest_ns)
+    }
+}
+
+/// The save that a hint's path is, or is a file of.
+fn entry_of<'a>(entries: &'a mut HashMap<PathBuf, Entry>, path: &Path) -> Option<&'a mut Entry> {
+    let path = if entries.contains_key(path) { path } else { path.parent()? };
+    entries.get_mut(path)
+}
+
+fn slot_of(run: &str, step: Option<u64>, path: &Path) -> Slot {
+    (run.to_owned(), step, step.is_none().then(|| path.to_owned()))
+}
+
+fn is_directory(found: &FoundSave) -> bool {
+    found.path.file_name().is_none_or(|name| !names::is_weights(&names::escape(name)))
+}
