@@ -43,6 +43,10 @@ impl Failure {
         Self { code: USAGE, message: message.into() }
     }
 
+    pub(super) fn unreadable(path: &std::path::Path, message: &str) -> Self {
+        Self { code: UNREADABLE, message: format!("{}: {message}", path.display()) }
+    }
+
     pub(super) fn output(error: std::io::Error) -> Self {
         Self { code: SYSTEM, message: format!("output: cannot be written: {error}") }
     }

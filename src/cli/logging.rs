@@ -22,6 +22,13 @@ enum LogFormat {
     Json,
 }
 
+/// Starts logging with the least severe level no lower than warnings, unless a level was asked
+/// for: a program that talks to a person on stdout keeps its log short.
+pub(super) fn start_quietly(args: &LogArgs) {
+    let level = if args.level == tracing::Level::INFO { tracing::Level::WARN } else { args.level };
+    start(&LogArgs { level, format: args.format });
+}
+
 /// Starts logging; later calls do nothing.
 pub(super) fn start(args: &LogArgs) {
     use std::io::IsTerminal as _;

@@ -3,3 +3,4 @@
 mod exposition;
 mod golden_linalg;
 mod physics;
+mod watch_dirs;

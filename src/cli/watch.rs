@@ -1,0 +1,105 @@
+//! `weightvane watch`: the daemon.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::failure::Failure;
+use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
+use weightvane::config::Settings;
+use weightvane::daemon::{Daemon, Handle, OnSave, Reload, Request, Setup, StateDir};
+
+pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
+    logging::start(&args.serve.log);
+    let mut settings = settings(args.config.as_ref())?;
+    apply(&mut settings, &args.serve);
+    let roots = if args.roots.is_empty() { settings.roots.clone() } else { args.roots.clone() };
+    if roots.is_empty() {
+        return Err(Failure::usage("no directory to watch, expected ROOT or `roots` in --config FILE"));
+    }
+    for root in &roots {
+        check_root(root)?;
+    }
+    let WatchArgs { config, serve, .. } = args;
+    let reload: Option<Reload> = config.map(|path| -> Reload {
+        Box::new(move || read_again(&path, &serve).map_err(|e| e.to_string()))
+    });
+    watch(settings, roots, reload, None)
+}
+
+/// Watches until a signal.
+pub(super) fn watch(
+    settings: Settings,
+    roots: Vec<PathBuf>,
+    reload: Option<Reload>,
+    on_save: Option<OnSave>,
+) -> Result<(), Failure> {
+    let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
+    let _state = state.map_err(|e| Failure::system("state directory", &e))?;
+    let (daemon, address) = start(settings, roots, reload, on_save)?;
+    print(&format!("weightvane: http://{address}/ (metrics at http://{address}/metrics)\n"))?;
+    on_signal(daemon.handle())?;
+    daemon.run();
+    Ok(())
+}
+
+/// Binds and starts; the address is known before anything else happens.
+pub(super) fn start(
+    settings: Settings,
+    roots: Vec<PathBuf>,
+    reload: Option<Reload>,
+    on_save: Option<OnSave>,
+) -> Result<(Daemon, std::net::SocketAddr), Failure> {
+    let rules = rules(&settings)?;
+    let listening = |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);
+    let listener = TcpListener::bind(settings.listen).map_err(|e| listening(&e))?;
+    let address = listener.local_addr().map_err(|e| listening(&e))?;
+    let setup = Setup { settings, rules, roots, listener, reload, on_save };
+    let daemon = Daemon::start(setup).map_err(|e| Failure::system("daemon", &e))?;
+    Ok((daemon, address))
+}
+
+/// Flags win over the file.
+pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) {
+    if let Some(listen) = serve.listen {
+        settings.listen = listen;
+    }
+    if let Some(dir) = &serve.state_dir {
+        settings.state_dir = Some(dir.clone());
+    }
+    if let Some(file) = &serve.textfile {
+        settings.textfile = Some(file.clone());
+    }
+}
+
+fn read_again(
+    path: &std::path::Path,
+    serve: &ServeArgs,
+) -> Result<(Settings, Vec<weightvane::model::Rule>), weightvane::config::ConfigError> {
+    let mut settings = Settings::load(path)?;
+    apply(&mut settings, serve);
+    let rules = rules(&settings)?;
+    Ok((settings, rules))
+}
+
+fn check_root(root: &std::path::Path) -> Result<(), Failure> {
+    match std::fs::metadata(root) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::unreadable(root, "found a file, expected a directory that holds runs")),
+        Err(e) => Err(Failure::unreadable(root, &format!("{e}, expected a directory that holds runs"))),
+    }
+}
+
+/// Turns signals into requests, on a thread of their own.
+pub(super) fn on_signal(handle: Handle) -> Result<(), Failure> {
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
+    let mut signals = signals.map_err(|e| Failure::system("signal handlers", &e))?;
+    let spawned = std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            handle.send(if signal == SIGHUP { Request::Reload } else { Request::Stop });
+        }
+    });
+    spawned.map(drop).map_err(|e| Failure::system("signal thread", &e))
+}

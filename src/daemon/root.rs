@@ -1,0 +1,191 @@
+//! One thread a root: waits for hints, scans, settles. A root whose file system hangs holds up
+//! nothing but itself.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::Event;
+use super::runs::error_text;
+use crate::config::Settings;
+use crate::watch::{
+    FileEvent, GiveBack, PendingSave, ScanLimits, SettleRules, SettledSave, Settler, WatchMode,
+    Watcher, network_file_system, scan,
+};
+
+/// Hints that come together are answered by one scan.
+const GATHER: Duration = Duration::from_millis(150);
+/// Least time between two scans, so that a busy directory does not keep us scanning.
+const LEAST_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest wait at a time, so that a returned save or a stop is seen soon.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// What a scan of a root found.
+#[derive(Debug)]
+pub(super) struct Scanned {
+    pub(super) root: usize,
+    pub(super) mode: WatchMode,
+    /// Saves ready to be read.
+    pub(super) settled: Vec<SettledSave>,
+    /// Saves that wait.
+    pub(super) pending: Vec<PendingSave>,
+    /// Runs seen before whose directories are gone.
+    pub(super) gone: Vec<String>,
+    pub(super) n_errors: u64,
+}
+
+/// Errors of one scan that are logged; a scan that fails in the same way is not logged again.
+const MAX_ERRORS_LOGGED: usize = 5;
+
+/// What a root's thread remembers from scan to scan.
+#[derive(Debug, Default)]
+struct Memory {
+    runs: BTreeMap<String, PathBuf>,
+    errors: Vec<String>,
+}
+
+impl Memory {
+    /// Takes in the runs seen now; returns those seen before whose directory is gone. A run without
+    /// a save may be between two (some trainers delete before they write), so its directory counts.
+    fn gone(&mut self, seen: BTreeMap<String, PathBuf>) -> Vec<String> {
+        let absent = |(run, path): (&String, &PathBuf)| {
+            (!seen.contains_key(run) && !path.exists()).then(|| run.clone())
+        };
+        let gone: Vec<String> = self.runs.iter().filter_map(absent).collect();
+        for run in &gone {
+            self.runs.remove(run);
+        }
+        self.runs.extend(seen);
+        gone
+    }
+}
+
+/// A watched root.
+#[derive(Debug, Clone)]
+pub(super) struct Root {
+    pub(super) path: PathBuf,
+    settler: Arc<Mutex<Settler>>,
+    started: Instant,
+}
+
+impl Root {
+    /// Starts watching `path`; every scan is sent to `events`.
+    pub(super) fn start(
+        index: usize,
+        path: PathBuf,
+        settings: &Settings,
+        events: SyncSender<Event>,
+        stop: Arc<AtomicBool>,
+    ) -> std::io::Result<Self> {
+        let network = network_file_system(&path).is_some();
+        let (settle, interval) = if network {
+            (settings.settle_network, settings.scan_interval_network)
+        } else {
+            (settings.settle, settings.scan_interval)
+        };
+        let quiet = if network { settings.quiet.max(SettleRules::network().quiet) } else { settings.quiet };
+        let rules = SettleRules { quiet, settle, ..SettleRules::local() };
+        let limits = ScanLimits { max_depth: settings.max_depth, ..ScanLimits::default() };
+        let root = Self {
+            path,
+            settler: Arc::new(Mutex::new(Settler::new(rules))),
+            started: Instant::now(),
+        };
+        let watched = root.clone();
+        std::thread::Builder::new()
+            .name(format!("root-{index}"))
+            .spawn(move || watched.watch(index, limits, interval, &events, &stop))?;
+        Ok(root)
+    }
+
+    /// Gives back a save that could not be read to the end.
+    pub(super) fn give_back(&self, save: &SettledSave, why: GiveBack) {
+        let now = self.now();
+        self.settler().give_back(save, now, why);
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn settler(&self) -> MutexGuard<'_, Settler> {
+        self.settler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(
+        &self,
+        index: usize,
+        limits: ScanLimits,
+        interval: Duration,
+        events: &SyncSender<Event>,
+        stop: &AtomicBool,
+    ) {
+        let mut watcher = Watcher::new(&self.path, &limits);
+        let mut hints = Vec::new();
+        let mut memory = Memory::default();
+        let mut last_scan: Option<Duration> = None;
+        while !stop.load(Ordering::Relaxed) {
+            if let Some(wait) = self.until_due(last_scan, interval, hints.is_empty()) {
+                hints.extend(watcher.wait(wait));
+                continue;
+            }
+            // New directories are watched in `wait`; what it returns a scan can see.
+            hints.extend(watcher.wait(Duration::ZERO));
+            last_scan = Some(self.now());
+            let scanned = self.scan(index, &limits, &watcher, &std::mem::take(&mut hints), &mut memory);
+            if events.send(Event::Scanned(Box::new(scanned))).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// How long to wait before the next scan; `None` when it is due.
+    fn until_due(&self, last: Option<Duration>, interval: Duration, quiet: bool) -> Option<Duration> {
+        let last = last?;
+        let deadline = self.settler().next_deadline().unwrap_or(Duration::MAX);
+        let regular = if quiet { last + interval } else { last + LEAST_INTERVAL.max(GATHER) };
+        let due = regular.min(deadline.max(last + LEAST_INTERVAL));
+        let wait = due.saturating_sub(self.now());
+        (!wait.is_zero()).then(|| wait.min(SLICE))
+    }
+
+    fn scan(
+        &self,
+        index: usize,
+        limits: &ScanLimits,
+        watcher: &Watcher,
+        hints: &[FileEvent],
+        memory: &mut Memory,
+    ) -> Scanned {
+        let outcome = scan(&self.path, limits);
+        let errors: Vec<String> = outcome.errors.iter().map(|e| error_text(e)).collect();
+        if errors != memory.errors {
+            for error in errors.iter().take(MAX_ERRORS_LOGGED) {
+                warn!(root = %self.path.display(), error, "part of a root cannot be scanned");
+            }
+            memory.errors = errors;
+        }
+        let now = self.now();
+        let mut settler = self.settler();
+        settler.observe(now, &outcome, hints);
+        let settled = settler.take_settled(now);
+        let pending = settler.pending();
+        drop(settler);
+        let seen: BTreeMap<_, _> =
+            outcome.saves.iter().map(|s| (s.run.clone(), s.run_path.clone())).collect();
+        let gone = memory.gone(seen);
+        Scanned {
+            root: index,
+            mode: watcher.mode().clone(),
+            settled,
+            pending,
+            gone,
+            n_errors: outcome.errors.len() as u64,
+        }
+    }
+}

@@ -1,0 +1,529 @@
+//! The table of runs: what is known of each, changed by scans and finished jobs. The time is an
+//! argument.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::job::{Analyzed, Done, JobError};
+use super::queue::{Age, age};
+use super::trend::Trend;
+use crate::checkpoint::{OpenError, TrainerState};
+use crate::diagnostics::{Baseline, Report};
+use crate::metrics::{RunFacts, RunState, reason};
+use crate::watch::{GiveBack, PendingSave, PendingState, SettledSave};
+
+/// Times a save is given back before it counts as a failure; with the waits between them about half
+/// a minute.
+const RETURNS_BEFORE_FAILURE: u32 = 5;
+/// Save times remembered for the median interval.
+const INTERVALS: usize = 20;
+/// Given-back saves remembered a run.
+const MAX_RETURNED: usize = 1000;
+
+/// How long runs stay.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// A run without a new save for this long is no longer active.
+    pub(super) idle_after: Duration,
+    /// An inactive run is dropped after this long more.
+    pub(super) forget_after: Duration,
+}
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) name: String,
+    /// Name below its root.
+    pub(super) below: String,
+    pub(super) path: PathBuf,
+    pub(super) root: usize,
+    /// Saves seen and not known to be gone, by age.
+    saves: BTreeMap<Age, PathBuf>,
+    /// Unix seconds of the latest saves, by age.
+    times: BTreeMap<Age, f64>,
+    /// The newest save that settled.
+    latest: Option<SettledSave>,
+    /// Age of the newest save that was measured.
+    analyzed: Option<Age>,
+    analyzed_step: Option<u64>,
+    report: Option<Arc<Report>>,
+    trainer: TrainerState,
+    /// The last save measured and its leading subspaces.
+    baseline: Option<(Age, Arc<Baseline>)>,
+    trend: Trend,
+    state: RunState,
+    waiting: Option<PendingSave>,
+    returned: HashMap<PathBuf, u32>,
+    discovered: u64,
+    n_analyzed: u64,
+    skipped: BTreeMap<String, u64>,
+    failures: BTreeMap<String, u64>,
+    readable: Option<bool>,
+    last_wall: Option<Duration>,
+    /// When something last happened, on the daemon's clock.
+    last_news: Duration,
+}
+
+impl Run {
+    pub(super) fn new(name: String, below: String, path: PathBuf, root: usize, now: Duration) -> Self {
+        Self {
+            name,
+            below,
+            path,
+            root,
+            saves: BTreeMap::new(),
+            times: BTreeMap::new(),
+            latest: None,
+            analyzed: None,
+            analyzed_step: None,
+            report: None,
+            trainer: TrainerState::default(),
+            baseline: None,
+            trend: Trend::default(),
+            state: RunState::Waiting,
+            waiting: None,
+            returned: HashMap::new(),
+            discovered: 0,
+            n_analyzed: 0,
+            skipped: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            readable: None,
+            last_wall: None,
+            last_news: now,
+        }
+    }
+
+    /// A save came to rest.
+    pub(super) fn settled(&mut self, save: &SettledSave, now: Duration) {
+        if !self.returned.contains_key(&save.path) {
+            self.discovered += 1;
+        }
+        self.last_news = now;
+        self.saves.retain(|_, path| *path != save.path);
+        self.saves.insert(age(save), save.path.clone());
+        if let Some(time) = save_time(save) {
+            self.times.insert(age(save), time);
+            if self.times.len() > INTERVALS + 1 {
+                self.times.pop_first();
+            }
+        }
+        if self.latest.as_ref().is_none_or(|l| age(l) <= age(save)) {
+            self.latest = Some(save.clone());
+            self.state = RunState::Waiting;
+        }
+    }
+
+    /// The saves that wait in this run, the newest counting.
+    pub(super) fn pending(&mut self, pending: &[PendingSave]) {
+        let mine = pending.iter().filter(|p| p.run == self.below);
+        self.waiting = mine.max_by_key(|p| (p.step, p.changed_at)).cloned();
+    }
+
+    /// The save before `save`, and its subspaces if they are remembered.
+    pub(super) fn before(&self, save: &SettledSave) -> (Option<PathBuf>, Option<Arc<Baseline>>) {
+        let previous = self.saves.range(..age(save)).next_back();
+        match (previous, &self.baseline) {
+            _ if save.in_place => {
+                // The weights before are overwritten, but their subspaces are remembered.
+                (None, self.baseline.as_ref().map(|(_, b)| Arc::clone(b)))
+            }
+            (Some((age, path)), Some((known, baseline))) if age == known => {
+                (Some(path.clone()), Some(Arc::clone(baseline)))
+            }
+            (previous, _) => (previous.map(|(_, path)| path.clone()), None),
+        }
+    }
+
+    /// Pushed out of a full queue, or by a newer version of itself.
+    pub(super) fn outrun(&mut self) {
+        bump(&mut self.skipped, reason::OUTRUN);
+    }
+
+    /// Takes in a finished job; says whether the save is to be given back, and why.
+    pub(super) fn done(&mut self, done: Done) -> Option<GiveBack> {
+        let Done { save, result, wall, .. } = done;
+        match result {
+            Ok(analyzed) => {
+                self.last_wall = Some(wall);
+                self.measured(&save, analyzed);
+                None
+            }
+            Err(error) => self.failed(&save, &error),
+        }
+    }
+
+    fn measured(&mut self, save: &SettledSave, analyzed: Analyzed) {
+        self.n_analyzed += 1;
+        self.returned.remove(&save.path);
+        let Analyzed { report, baseline, trainer, step, .. } = analyzed;
+        // A save rewritten in place without a step of its own is counted.
+        let at = step.unwrap_or(save.sequence);
+        self.trend.add(at, &report, &trainer);
+        let age = age(save);
+        if self.baseline.as_ref().is_none_or(|(known, _)| age >= *known || self.analyzed != Some(*known)) {
+            self.baseline = Some((age, Arc::new(baseline)));
+        }
+        if self.analyzed.is_none_or(|known| known <= age) {
+            self.analyzed = Some(age);
+            self.analyzed_step = step;
+            self.report = Some(Arc::new(report));
+            self.trainer = trainer;
+            if self.latest.as_ref().is_none_or(|l| super::queue::age(l) <= age) {
+                self.state = RunState::Analyzed;
+                self.readable = Some(true);
+            }
+        }
+    }
+
+    fn failed(&mut self, save: &SettledSave, error: &JobError) -> Option<GiveBack> {
+        let newest = self.latest.as_ref().is_none_or(|l| age(l) <= age(save));
+        let text = error_text(error);
+        let (counter, back) = match error {
+            JobError::Cancelled => return None,
+            JobError::Open(OpenError::Missing { .. } | OpenError::Vanished { .. }) => {
+                bump(&mut self.skipped, reason::VANISHED);
+                self.saves.retain(|_, path| *path != save.path);
+                return None;
+            }
+            JobError::Open(OpenError::Changed { .. }) => {
+                bump(&mut self.skipped, reason::CHANGED);
+                return Some(GiveBack::Changed);
+            }
+            JobError::Open(OpenError::Incomplete { .. }) => {
+                (reason::INCOMPLETE, Some(GiveBack::Incomplete))
+            }
+            JobError::Open(OpenError::Unreadable { .. }) => {
+                (reason::UNREADABLE, Some(GiveBack::Unreadable))
+            }
+            JobError::Open(_) => (reason::MALFORMED, None),
+            JobError::Panic(_) => (reason::INTERNAL, None),
+        };
+        let times = self.returned.entry(save.path.clone()).or_insert(0);
+        *times += 1;
+        // What will not change by waiting counts at once, what may, once, after a while.
+        let counts = back.is_none() || *times == RETURNS_BEFORE_FAILURE;
+        if counts {
+            bump(&mut self.failures, counter);
+        }
+        if self.returned.len() > MAX_RETURNED {
+            self.returned.clear();
+        }
+        if newest {
+            self.state = match back {
+                Some(GiveBack::Incomplete) => RunState::Incomplete(text),
+                _ => RunState::Unreadable(text),
+            };
+            if counts {
+                self.readable = Some(false);
+            }
+        }
+        back
+    }
+
+    /// Whether more saves are expected: not ended by its own count, and not idle for long.
+    fn active(&self, patience: Patience, now: Duration, unix_now: f64) -> bool {
+        let ended = match (self.trainer.global_step, self.trainer.max_steps) {
+            (Some(step), Some(max)) => max > 0 && step >= max,
+            _ => false,
+        };
+        // The file's own time matters only for saves that were there at the start; clocks that
+        // differ by hours do not change what a day says.
+        let age = self.latest.as_ref().and_then(save_time).map_or(0.0, |time| unix_now - time);
+        let idle = now.saturating_sub(self.last_news) > patience.idle_after
+            || age > patience.idle_after.as_secs_f64();
+        !ended && !idle
+    }
+
+    /// Whether the run ended so long ago that it is dropped.
+    pub(super) fn forgettable(&self, patience: Patience, now: Duration) -> bool {
+        let limit = patience.idle_after.saturating_add(patience.forget_after);
+        now.saturating_sub(self.last_news) > limit
+    }
+
+    /// What is exported.
+    pub(super) fn facts(&self, queue_length: usize, patience: Patience, now: Duration, unix_now: f64) -> RunFacts {
+        let improvements = self.trend.improvements();
+        let each = |value: &dyn Fn(&super::trend::Improvement) -> u64| {
+            improvements.iter().map(|(pair, i)| ((*pair).to_owned(), value(i))).collect()
+        };
+        let latest = self.latest.as_ref();
+        RunFacts {
+            name: self.name.clone(),
+            path: self.path.display().to_string(),
+            architecture: self.report.as_ref().map(|r| r.architecture.clone()),
+            optimizer: self.trainer.optimizer.clone(),
+            active: self.active(patience, now, unix_now),
+            state: self.shown_state(),
+            latest_step: latest.and_then(|l| l.step).or(self.analyzed_step),
+            analyzed_step: self.analyzed_step,
+            latest_timestamp_seconds: latest.and_then(save_time),
+            analyzed_timestamp_seconds: self.analyzed.and_then(|age| self.times.get(&age).copied()),
+            save_interval_seconds: median_interval(&self.times),
+            readable: self.readable,
+            size_bytes: latest.map(|l| l.files.iter().map(|f| f.size).sum()),
+            save_duration_seconds: latest.and_then(save_duration),
+            discovered_total: self.discovered,
+            analyzed_total: self.n_analyzed,
+            skipped_total: self.skipped.clone(),
+            failures_total: self.failures.clone(),
+            queue_length: queue_length as u64,
+            last_duration_seconds: self.last_wall.map(|w| w.as_secs_f64()),
+            train_loss: self.trainer.loss,
+            learning_rate: self.trainer.learning_rate,
+            grad_norm: self.trainer.grad_norm,
+            alignment_best: improvements.iter().map(|(p, i)| ((*p).to_owned(), i.best)).collect(),
+            alignment_saves_since_improvement: each(&|i| i.saves_since),
+            alignment_steps_since_improvement: each(&|i| i.steps_since),
+            ridge_rates: self.trend.ridge_rates(),
+            report: self.report.clone(),
+        }
+    }
+
+    /// The state, with what a newer save that has not settled waits for.
+    fn shown_state(&self) -> RunState {
+        let newer = self.waiting.as_ref().filter(|w| {
+            self.latest.as_ref().is_none_or(|l| w.step.is_none() || w.step >= l.step)
+        });
+        match (&self.state, newer.map(|w| w.state)) {
+            (RunState::Analyzed, Some(PendingState::Writing | PendingState::NoWeights)) => RunState::Waiting,
+            (state, _) => state.clone(),
+        }
+    }
+}
+
+fn bump(counters: &mut BTreeMap<String, u64>, reason: &str) {
+    *counters.entry(reason.to_owned()).or_insert(0) += 1;
+}
+
+/// An error and its causes, in one line.
+pub(super) fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// When a save was complete by its own files, Unix seconds.
+fn save_time(save: &SettledSave) -> Option<f64> {
+    save.files.iter().map(|f| f.mtime_ns).max().map(seconds)
+}
+
+/// First to last change of a save's files.
+fn save_duration(save: &SettledSave) -> Option<f64> {
+    let times = || save.files.iter().map(|f| f.mtime_ns);
+    Some(seconds(times().max()? - times().min()?))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a microsecond is precise enough")]
+fn seconds(ns: i64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn median_interval(times: &BTreeMap<Age, f64>) -> Option<f64> {
+    let times: Vec<f64> = times.values().copied().collect();
+    let mut intervals: Vec<f64> =
+        times.windows(2).map(|two| two[1] - two[0]).filter(|i| *i > 0.0).collect();
+    intervals.sort_by(f64::total_cmp);
+    let middle = intervals.len() / 2;
+    match intervals.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(intervals[middle]),
+        _ => Some(f64::midpoint(intervals[middle - 1], intervals[middle])),
+    }
+}
+
+/// Names of runs over all roots: the path below the root, and the root's own name before it where
+/// another root holds a run of that name.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    taken: HashMap<String, (usize, PathBuf)>,
+}
+
+impl Names {
+    pub(super) fn of(&mut self, root: usize, root_path: &Path, run: &str, path: &Path) -> String {
+        let here = (root, path.to_owned());
+        let base = root_path.file_name().map_or_else(|| "root".into(), |n| n.to_string_lossy().into_owned());
+        let numbered = (2..).map(|i| format!("{base}-{i}/{run}"));
+        let candidates = [run.to_owned(), format!("{base}/{run}")].into_iter().chain(numbered);
+        for name in candidates {
+            let holder = self.taken.entry(name.clone()).or_insert_with(|| here.clone());
+            if *holder == here {
+                return name;
+            }
+        }
+        run.to_owned()
+    }
+
+    pub(super) fn forget(&mut self, name: &str) {
+        self.taken.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::{FileKind, FileStamp};
+
+    const PATIENCE: Patience = Patience {
+        idle_after: Duration::from_secs(3600),
+        forget_after: Duration::from_secs(3600),
+    };
+
+    fn save(step: u64, seconds: i64) -> SettledSave {
+        let file = FileStamp {
+            name: "model.safetensors".into(),
+            kind: FileKind::Weights,
+            dev: 1,
+            ino: step,
+            size: 10,
+            mtime_ns: seconds * 1_000_000_000,
+            ctime_ns: 0,
+            nlink: 1,
+        };
+        SettledSave {
+            run: "r".into(),
+            run_path: "/".into(),
+            path: format!("/checkpoint-{step}").into(),
+            step: Some(step),
+            sequence: step,
+            version: 1,
+            supersedes: false,
+            in_place: false,
+            files: vec![file],
+            waited: Duration::ZERO,
+        }
+    }
+
+    fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
+        Done { save, result, wall: Duration::from_secs(1), cpu: Duration::from_secs(1) }
+    }
+
+    fn analyzed(step: u64) -> Analyzed {
+        let report = Report {
+            checkpoint: format!("checkpoint-{step}"),
+            step: Some(step),
+            format: "safetensors",
+            architecture: "chain".into(),
+            parameters: 1,
+            matrices: Vec::new(),
+            pairs: Vec::new(),
+            heads: Vec::new(),
+            classifier: None,
+            skipped: Vec::new(),
+            nan: 0,
+            inf: 0,
+        };
+        Analyzed {
+            report,
+            baseline: Baseline::default(),
+            trainer: TrainerState::default(),
+            step: Some(step),
+            read_bytes: 0,
+        }
+    }
+
+    fn run() -> Run {
+        Run::new("r".into(), "r".into(), "/".into(), 0, Duration::ZERO)
+    }
+
+    fn facts(run: &Run) -> RunFacts {
+        run.facts(0, PATIENCE, Duration::from_secs(1), 1000.0)
+    }
+
+    fn missing() -> JobError {
+        JobError::Open(OpenError::Incomplete { path: "/x".into(), what: "shard 2 is missing".into() })
+    }
+
+    #[test]
+    fn the_newest_save_stays_on_the_page_while_older_ones_follow() {
+        let mut run = run();
+        for step in [100, 200, 300] {
+            run.settled(&save(step, 10 * i64::try_from(step).unwrap()), Duration::ZERO);
+        }
+        for step in [300, 100, 200] {
+            assert_eq!(run.done(done(save(step, 0), Ok(analyzed(step)))), None);
+            assert_eq!(facts(&run).analyzed_step, Some(300));
+        }
+        let facts = facts(&run);
+        assert_eq!((facts.discovered_total, facts.analyzed_total), (3, 3));
+        assert_eq!(facts.state, RunState::Analyzed);
+        assert_eq!(facts.save_interval_seconds, Some(1000.0));
+    }
+
+    #[test]
+    fn the_save_before_is_the_next_lower_step() {
+        let mut run = run();
+        for step in [100, 200, 300] {
+            run.settled(&save(step, 1), Duration::ZERO);
+        }
+        assert_eq!(run.before(&save(300, 1)).0, Some("/checkpoint-200".into()));
+        assert_eq!(run.before(&save(100, 1)).0, None);
+        run.done(done(save(100, 1), Ok(analyzed(100))));
+        assert!(run.before(&save(200, 1)).1.is_some());
+        assert!(run.before(&save(300, 1)).1.is_none(), "the subspaces of another save");
+    }
+
+    #[test]
+    fn incomplete_is_given_back_and_a_failure_only_after_a_while() {
+        let mut run = run();
+        run.settled(&save(100, 1), Duration::ZERO);
+        for times in 1..=RETURNS_BEFORE_FAILURE + 2 {
+            assert_eq!(run.done(done(save(100, 1), Err(missing()))), Some(GiveBack::Incomplete));
+            let failed = u64::from(times >= RETURNS_BEFORE_FAILURE);
+            let facts = facts(&run);
+            assert_eq!(facts.failures_total.get(reason::INCOMPLETE).copied().unwrap_or(0), failed);
+            assert_eq!(facts.readable, (failed > 0).then_some(false));
+            assert!(matches!(facts.state, RunState::Incomplete(text) if text.contains("shard 2")));
+            run.settled(&save(100, 1), Duration::ZERO);
+        }
+        assert_eq!(facts(&run).discovered_total, 1, "a save given back is not discovered again");
+    }
+
+    #[test]
+    fn vanished_is_normal_and_a_panic_is_counted() {
+        let mut run = run();
+        run.settled(&save(100, 1), Duration::ZERO);
+        let vanished = JobError::Open(OpenError::Vanished { path: "/checkpoint-100".into() });
+        assert_eq!(run.done(done(save(100, 1), Err(vanished))), None);
+        assert_eq!(facts(&run).skipped_total[reason::VANISHED], 1);
+        assert!(facts(&run).failures_total.is_empty());
+        run.settled(&save(200, 1), Duration::ZERO);
+        assert_eq!(run.done(done(save(200, 1), Err(JobError::Panic("boom".into())))), None);
+        assert_eq!(facts(&run).failures_total[reason::INTERNAL], 1);
+    }
+
+    #[test]
+    fn a_run_ends_by_its_own_count_or_by_silence() {
+        let mut run = run();
+        run.settled(&save(100, 900), Duration::ZERO);
+        let active = |run: &Run, now, unix| run.active(PATIENCE, Duration::from_secs(now), unix);
+        assert!(active(&run, 10, 1000.0));
+        assert!(!active(&run, 3700, 1000.0), "no news for an hour");
+        assert!(!active(&run, 10, 900.0 + 3700.0), "an old save found at the start");
+        run.trainer = TrainerState {
+            global_step: Some(100),
+            max_steps: Some(100),
+            ..TrainerState::default()
+        };
+        assert!(!active(&run, 10, 1000.0));
+        assert!(!run.forgettable(PATIENCE, Duration::from_secs(10)));
+        assert!(run.forgettable(PATIENCE, Duration::from_secs(7300)));
+    }
+
+    #[test]
+    fn two_roots_may_hold_runs_of_one_name() {
+        let mut names = Names::default();
+        let (a, b) = (Path::new("/data/a"), Path::new("/data/b"));
+        assert_eq!(names.of(0, a, "run", &a.join("run")), "run");
+        assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
+        assert_eq!(names.of(0, a, "run", &a.join("run")), "run");
+        assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
+        names.forget("run");
+        assert_eq!(names.of(1, b, "run", &b.join("other")), "run");
+    }
+}
