@@ -178,11 +178,6 @@ fn cut(value: &str, max_bytes: usize) -> &str {
     &value[..end.unwrap_or(0)]
 }
 
-/// Families in the order of the exposition, to be walked together with [`Series::of`].
-pub(super) fn families() -> impl Iterator<Item = &'static Family> {
-    CATALOG.iter()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
