@@ -13,9 +13,9 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use super::catalog::{Family, Kind};
+use super::catalog::{CATALOG, Family, Kind};
 use super::openmetrics;
-use super::series::{Series, collect, families};
+use super::series::{Series, TOTAL_SERIES_LIMIT, collect};
 use super::snapshot::{DurationHistogram, Snapshot};
 
 /// Content type of [`Exposition::text`].
@@ -71,8 +71,8 @@ pub fn process_families() -> Vec<MetricFamily> {
 }
 
 fn model(snapshot: &Snapshot) -> (Vec<MetricFamily>, BTreeMap<String, u64>) {
-    let (series, dropped) = collect(snapshot);
-    let ours = families().map(|family| metric_family(family, &series));
+    let (series, dropped) = collect(snapshot, TOTAL_SERIES_LIMIT);
+    let ours = CATALOG.iter().map(|family| metric_family(family, &series));
     let all = ours.chain(snapshot.process.iter().cloned());
     (all.filter(|family| !family.get_metric().is_empty()).collect(), dropped)
 }

@@ -81,8 +81,9 @@ impl Series {
     }
 }
 
-/// All samples of a snapshot, and run → number of series left out.
-pub(super) fn collect(snapshot: &Snapshot) -> (Series, BTreeMap<String, u64>) {
+/// All samples of a snapshot, and run → number of series left out. Beyond `total` series, normally
+/// [`TOTAL_SERIES_LIMIT`], runs keep their summary families alone.
+pub(super) fn collect(snapshot: &Snapshot, total: usize) -> (Series, BTreeMap<String, u64>) {
     let limit = snapshot
         .daemon
         .as_ref()
@@ -97,7 +98,7 @@ pub(super) fn collect(snapshot: &Snapshot) -> (Series, BTreeMap<String, u64>) {
     for run in runs {
         let Some(label) = labels.get(run.name.as_str()) else { continue };
         let mut series = aggregate::run_series(run, label);
-        let room = TOTAL_SERIES_LIMIT.saturating_sub(all.len());
+        let room = total.saturating_sub(all.len());
         let left_out = series.shrink_to(limit.min(room));
         dropped.entry(run.name.clone()).or_insert(left_out as u64);
         all.append(series);
@@ -177,17 +178,12 @@ fn cut(value: &str, max_bytes: usize) -> &str {
     &value[..end.unwrap_or(0)]
 }
 
-/// Families in the order of the exposition, to be walked together with [`Series::of`].
-pub(super) fn families() -> impl Iterator<Item = &'static Family> {
-    CATALOG.iter()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::metrics::RunFacts;
+    use crate::metrics::{RidgeRate, RunFacts};
 
     fn snapshot_of(names: &[&str]) -> Snapshot {
         let runs =
@@ -222,6 +218,20 @@ mod tests {
         assert_eq!(series.of(Id::GramCorrelation.family()).len(), 2);
         assert_eq!(series.shrink_to(0), 2);
         assert_eq!(series.len(), 1);
+    }
+
+    #[test]
+    fn beyond_the_total_runs_that_ended_lose_their_layers_first() {
+        let mut snapshot = snapshot_of(&["a-ended", "b-active"]);
+        for run in &mut snapshot.runs {
+            run.active = run.name == "b-active";
+            let rate = |layer| RidgeRate { layer: Some(layer), pair: "chain".into(), ratio: 1.0 };
+            run.ridge_rates = (0..50).map(rate).collect();
+        }
+        let (all, dropped) = collect(&snapshot, TOTAL_SERIES_LIMIT);
+        assert!(dropped.values().all(|n| *n == 0));
+        let (_, dropped) = collect(&snapshot, all.len() - 1);
+        assert_eq!((dropped["a-ended"], dropped["b-active"]), (50, 0));
     }
 
     #[test]

@@ -1,0 +1,165 @@
+//! What is served: bytes rendered once per change and swapped as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hyper::body::Bytes;
+use serde::Serialize;
+
+use super::super::page;
+use crate::diagnostics::Report;
+use crate::metrics::{self, Exposition, RunFacts, RunState, Snapshot};
+
+/// All bodies of one moment.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// `/metrics` in its four forms.
+    pub exposition: Exposition,
+    /// `/`, as HTML.
+    pub page: Bytes,
+    /// `/api/v1/runs`, as JSON.
+    pub runs: Bytes,
+    /// `/api/v1/runs/{name}`: each run's newest report, and the same as JSON.
+    pub reports: BTreeMap<String, (Arc<Report>, Bytes)>,
+    /// Whether the first scan is done.
+    pub ready: bool,
+}
+
+impl Content {
+    /// Renders every body. A report that `previous` holds already is not rendered again.
+    #[must_use]
+    pub fn render(snapshot: &Snapshot, ready: bool, previous: &Self) -> Self {
+        let reports = snapshot.runs.iter().filter_map(|run| {
+            let report = run.report.as_ref()?;
+            let body = match previous.reports.get(&run.name) {
+                Some((old, body)) if Arc::ptr_eq(old, report) => body.clone(),
+                _ => json(report.as_ref()),
+            };
+            Some((run.name.clone(), (Arc::clone(report), body)))
+        });
+        let mut runs: Vec<&RunFacts> = snapshot.runs.iter().collect();
+        runs.sort_by_key(|run| &run.name);
+        let runs = RunList { runs: runs.into_iter().map(RunEntry::of).collect() };
+        Self {
+            exposition: metrics::render(snapshot),
+            page: page::render(snapshot).into(),
+            runs: json(&runs),
+            reports: reports.collect(),
+            ready,
+        }
+    }
+}
+
+/// The content that is served now.
+#[derive(Debug)]
+pub struct Served(RwLock<Arc<Content>>);
+
+impl Default for Served {
+    /// An empty exposition, not ready.
+    fn default() -> Self {
+        let nothing = Content::default();
+        Self(RwLock::new(Arc::new(Content::render(&Snapshot::default(), false, &nothing))))
+    }
+}
+
+impl Served {
+    /// Renders and serves a snapshot. To be called from one thread; `ready` once the first scan
+    /// is done. Returns run → series left out, to be added once per new report to
+    /// [`DaemonFacts::series_dropped_total`](metrics::DaemonFacts::series_dropped_total).
+    pub fn publish(&self, snapshot: &Snapshot, ready: bool) -> BTreeMap<String, u64> {
+        let content = Content::render(snapshot, ready, &self.current());
+        let dropped = content.exposition.dropped.clone();
+        // The lock is held for the swap of one pointer, never while rendering.
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(content);
+        dropped
+    }
+
+    /// What is served at this moment.
+    #[must_use]
+    pub fn current(&self) -> Arc<Content> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    let mut body = serde_json::to_vec(value).expect("map keys are strings or integers");
+    body.push(b'\n');
+    body.into()
+}
+
+/// Body of `/api/v1/runs`.
+#[derive(Debug, Serialize)]
+struct RunList<'a> {
+    runs: Vec<RunEntry<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct RunEntry<'a> {
+    name: &'a str,
+    path: &'a str,
+    architecture: Option<&'a str>,
+    optimizer: Option<&'a str>,
+    active: bool,
+    state: &'static str,
+    /// Why, where the state is `incomplete` or `unreadable`.
+    reason: Option<&'a str>,
+    latest_step: Option<u64>,
+    analyzed_step: Option<u64>,
+    latest_timestamp_seconds: Option<f64>,
+    analyzed_timestamp_seconds: Option<f64>,
+    size_bytes: Option<u64>,
+    queue_length: u64,
+    alignment_mean: BTreeMap<&'static str, f64>,
+    worst_pair: Option<WorstPair<'a>>,
+    /// Where the full report is.
+    report: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct WorstPair<'a> {
+    pair: &'static str,
+    layer: Option<usize>,
+    head: Option<usize>,
+    writer: &'a str,
+    reader: &'a str,
+    gram_correlation: Option<f64>,
+    commutator_vs_chance: Option<f64>,
+}
+
+impl<'a> RunEntry<'a> {
+    fn of(run: &'a RunFacts) -> Self {
+        let report = run.report.as_deref();
+        let (state, reason) = match &run.state {
+            RunState::Waiting => ("waiting", None),
+            RunState::Analyzed => ("analyzed", None),
+            RunState::Incomplete(reason) => ("incomplete", Some(reason.as_str())),
+            RunState::Unreadable(reason) => ("unreadable", Some(reason.as_str())),
+        };
+        Self {
+            name: &run.name,
+            path: &run.path,
+            architecture: run.architecture.as_deref(),
+            optimizer: run.optimizer.as_deref(),
+            active: run.active,
+            state,
+            reason,
+            latest_step: run.latest_step,
+            analyzed_step: run.analyzed_step,
+            latest_timestamp_seconds: run.latest_timestamp_seconds,
+            analyzed_timestamp_seconds: run.analyzed_timestamp_seconds,
+            size_bytes: run.size_bytes,
+            queue_length: run.queue_length,
+            alignment_mean: report.map(metrics::pair_means).unwrap_or_default(),
+            worst_pair: report.and_then(metrics::worst_pair).map(|pair| WorstPair {
+                pair: pair.pair,
+                layer: pair.layer,
+                head: pair.head,
+                writer: &pair.writer,
+                reader: &pair.reader,
+                gram_correlation: pair.gram_correlation,
+                commutator_vs_chance: pair.commutator_vs_chance,
+            }),
+            report: report.map(|_| page::report_url(&run.name)),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! From a request to its response; pure.
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+
+use super::super::page;
+use super::content::Content;
+use super::negotiate::{wants_gzip, wants_openmetrics};
+use crate::metrics::{OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE};
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// Prefix of the reports.
+const REPORTS: &str = "/api/v1/runs/";
+
+/// The response to a request. HEAD is answered as GET; hyper leaves out the body.
+pub(super) fn respond<B>(content: &Content, request: &Request<B>) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let refused = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n");
+        return with(refused, header::ALLOW, "GET, HEAD");
+    }
+    match request.uri().path() {
+        "/metrics" => metrics(content, request.headers()),
+        "/" => {
+            let page = body(StatusCode::OK, "text/html; charset=utf-8", content.page.clone());
+            with(page, header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY)
+        }
+        "/page.css" => asset("text/css; charset=utf-8", page::STYLE),
+        "/page.js" => asset("text/javascript; charset=utf-8", page::SCRIPT),
+        "/favicon.ico" => body(StatusCode::NO_CONTENT, PLAIN, Bytes::new()),
+        "/-/healthy" => plain(StatusCode::OK, "healthy\n"),
+        "/-/ready" if content.ready => plain(StatusCode::OK, "ready\n"),
+        "/-/ready" => plain(StatusCode::SERVICE_UNAVAILABLE, "the first scan is not done yet\n"),
+        "/api/v1/runs" => body(StatusCode::OK, JSON, content.runs.clone()),
+        path => match path.strip_prefix(REPORTS) {
+            Some(name) => report(content, name),
+            None => plain(StatusCode::NOT_FOUND, "nothing is served at this path\n"),
+        },
+    }
+}
+
+fn metrics(content: &Content, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let exposition = &content.exposition;
+    let gzip = wants_gzip(headers);
+    let (kind, bytes) = match (wants_openmetrics(headers), gzip) {
+        (false, false) => (TEXT_CONTENT_TYPE, &exposition.text),
+        (false, true) => (TEXT_CONTENT_TYPE, &exposition.text_gzip),
+        (true, false) => (OPENMETRICS_CONTENT_TYPE, &exposition.openmetrics),
+        (true, true) => (OPENMETRICS_CONTENT_TYPE, &exposition.openmetrics_gzip),
+    };
+    let response = body(StatusCode::OK, kind, bytes.clone());
+    let response = with(response, header::VARY, "Accept, Accept-Encoding");
+    if gzip { with(response, header::CONTENT_ENCODING, "gzip") } else { response }
+}
+
+fn report(content: &Content, encoded: &str) -> Response<Full<Bytes>> {
+    let found = percent_decode(encoded).and_then(|name| {
+        // A root that is itself a run is called ".", and clients take a "." off the end of a URL.
+        let name = if name.is_empty() { ".".to_owned() } else { name };
+        content.reports.get(&name)
+    });
+    if let Some((_, bytes)) = found {
+        body(StatusCode::OK, JSON, bytes.clone())
+    } else {
+        let error = b"{\"error\":\"no analysed run of this name; see /api/v1/runs\"}\n";
+        body(StatusCode::NOT_FOUND, JSON, Bytes::from_static(error))
+    }
+}
+
+/// The path with `%XX` resolved; `None` where that is not two hex digits or not UTF-8.
+fn percent_decode(encoded: &str) -> Option<String> {
+    let mut bytes = encoded.bytes();
+    let mut decoded = Vec::with_capacity(encoded.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            u8::try_from(digit()? << 4 | digit()?).ok()?
+        } else {
+            byte
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn asset(kind: &'static str, text: &'static str) -> Response<Full<Bytes>> {
+    body(StatusCode::OK, kind, Bytes::from_static(text.as_bytes()))
+}
+
+fn plain(status: StatusCode, line: &'static str) -> Response<Full<Bytes>> {
+    body(status, PLAIN, Bytes::from_static(line.as_bytes()))
+}
+
+fn body(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(bytes));
+    *response.status_mut() = status;
+    if status != StatusCode::NO_CONTENT {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    let response = with(response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    with(response, header::CACHE_CONTROL, "no-store")
+}
+
+fn with(
+    mut response: Response<Full<Bytes>>,
+    name: HeaderName,
+    value: &'static str,
+) -> Response<Full<Bytes>> {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn percent_decoding_refuses_what_is_not_hex_or_utf8() {
+        for (encoded, expected) in [
+            ("a%2Fb%20c", Some("a/b c")),
+            ("%C3%A4", Some("ä")),
+            ("%", None),
+            ("%2", None),
+            ("%zz", None),
+            ("%+1", None),
+            ("%ff", None),
+        ] {
+            assert_eq!(percent_decode(encoded).as_deref(), expected, "{encoded}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_link_to_a_report_decodes_to_the_name(name in any::<String>()) {
+            let url = page::report_url(&name);
+            prop_assert!(url.bytes().all(|byte| byte.is_ascii_graphic()));
+            prop_assert_eq!(percent_decode(url.strip_prefix(REPORTS).unwrap()), Some(name));
+        }
+    }
+}
