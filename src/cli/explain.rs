@@ -83,6 +83,29 @@ fn details(graph: &LayerGraph) -> String {
     text + &skipped(&left)
 }
 
+/// An operand by what follows the layer in its name; the matrices above have the whole.
+fn short(operand: &model::Operand) -> String {
+    let tail = |name: &str| {
+        let parts: Vec<&str> = name.split('.').collect();
+        let number = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit());
+        let after = parts.iter().rposition(|p| number(&p)).map_or(0, |at| at + 1);
+        let tail = parts.get(after..).unwrap_or_default().join(".");
+        let tail = if tail == "weight" || tail.is_empty() { name.to_owned() } else { tail };
+        tail.strip_suffix(".weight").unwrap_or(&tail).to_owned()
+    };
+    let (rows, cols) = operand.shape();
+    let mut names: Vec<String> = operand.parts.iter().map(|v| tail(&v.tensor)).collect();
+    names.dedup();
+    // Of several tensors the last component tells them apart.
+    let name = if names.len() > 1 {
+        let last = |n: &String| n.rsplit('.').next().unwrap_or(n).to_owned();
+        names.iter().map(last).collect::<Vec<_>>().join(" + ")
+    } else {
+        names.join("")
+    };
+    format!("{name}{} {rows}×{cols}", if operand.transposed { "ᵀ" } else { "" })
+}
+
 /// Heads and groups of one layer share a row.
 fn pairs(graph: &LayerGraph) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
@@ -113,8 +136,8 @@ fn pairs(graph: &LayerGraph) -> String {
             first.dim.to_string(),
             first.law.as_str().into(),
             if first.norm_between { "yes" } else { "no" }.into(),
-            first.writer.label.clone(),
-            first.reader.label.clone(),
+            short(&first.writer),
+            short(&first.reader),
             gain,
         ]);
     }

@@ -130,19 +130,17 @@ fn counters(run: &RunFacts, label: &str, series: &mut Series) {
 
 #[expect(clippy::cast_precision_loss, reason = "counts of weights stay below 2^53")]
 fn report_summary(report: &Report, label: &str, series: &mut Series) {
-    let (mut nan, mut inf) = (0_u64, 0_u64);
     let (mut known, mut frozen) = (0_u32, 0_u32);
     for matrix in &report.matrices {
-        nan = nan.saturating_add(matrix.nan);
-        inf = inf.saturating_add(matrix.inf);
         if let Some(ratio) = matrix.update_ratio {
             known += 1;
             // Exactly 0 is the definition: one changed bit is a change.
             frozen += u32::from(ratio.abs() <= 0.0);
         }
     }
-    series.put(Id::Nonfinite, &[label, "nan"], nan as f64);
-    series.put(Id::Nonfinite, &[label, "inf"], inf as f64);
+    // Over all tensors: a NaN in a bias is one in the weights.
+    series.put(Id::Nonfinite, &[label, "nan"], report.nan as f64);
+    series.put(Id::Nonfinite, &[label, "inf"], report.inf as f64);
     if known > 0 {
         series.put(Id::Frozen, &[label], f64::from(frozen));
     }
