@@ -19,16 +19,14 @@ pub(super) fn lowest() {
 mod tests {
     #[test]
     fn a_worker_thread_is_in_the_idle_class() {
-        let policy = std::thread::spawn(|| {
+        let stat = std::thread::spawn(|| {
             super::lowest();
-            std::fs::read_to_string("/proc/thread-self/sched").ok().and_then(|text| {
-                let line = text.lines().find(|l| l.starts_with("policy"))?;
-                line.rsplit(':').next()?.trim().parse::<u32>().ok()
-            })
+            std::fs::read_to_string("/proc/thread-self/stat").unwrap()
         });
-        // 5 is SCHED_IDLE. Kernels without scheduler statistics do not show it.
-        if let Some(policy) = policy.join().unwrap() {
-            assert_eq!(policy, 5);
-        }
+        let stat = stat.join().unwrap();
+        // proc(5): the scheduling policy is field 41; what follows the name in brackets begins with
+        // field 3. 5 is SCHED_IDLE.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        assert_eq!(fields[41 - 3], "5", "{stat}");
     }
 }
