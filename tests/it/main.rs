@@ -1,6 +1,9 @@
 //! Integration tests, one binary.
+#![expect(clippy::panic, reason = "a failed lookup is a failed test")]
 
 mod exposition;
 mod golden_linalg;
+mod namings;
 mod physics;
-mod watch_dirs;
+mod support;
+mod truth;
