@@ -276,7 +276,7 @@ fn read_stretch(
     let end = n_done.saturating_add(stretch.n_bytes).min(span.n_bytes);
     // At least one piece each time: on a starved machine the time can be over before the first.
     while *n_done < end {
-        let rest = usize::try_from(span.n_bytes.saturating_sub(*n_done)).unwrap_or(usize::MAX);
+        let rest = usize::try_from(end.saturating_sub(*n_done)).unwrap_or(usize::MAX);
         let piece = chunk.get_mut(..rest.min(CHUNK)).unwrap_or_default();
         file.read_exact_at(piece, span.offset.saturating_add(*n_done))?;
         sink(piece);
