@@ -41,7 +41,7 @@ pub(super) fn open(path: &Path) -> Result<Manifest, OpenError> {
         add_config(&mut manifest, &directory.join("config.json"));
         add_trainer(&mut manifest, &directory.join("trainer_state.json"))?;
     }
-    manifest.tensors.sort_by(|a, b| natural_cmp(&a.name, &b.name));
+    manifest.tensors.sort_unstable_by(|a, b| natural_cmp(&a.name, &b.name));
     manifest.step = step_in_name(&step_name)
         .or_else(|| manifest.trainer.as_ref().and_then(|trainer| trainer.global_step))
         .or_else(|| step_in_metadata(&manifest.files));

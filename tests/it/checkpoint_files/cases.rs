@@ -49,6 +49,11 @@ fn with_metadata(text: &str) -> String {
     ok().replacen('{', &format!(r#"{{"__metadata__":{text},"#), 1)
 }
 
+fn many_keys(n: usize) -> String {
+    let keys: Vec<String> = (0..n).map(|i| format!(r#""{i}":"""#)).collect();
+    format!("{{{}}}", keys.join(","))
+}
+
 fn long_name(n: usize) -> String {
     ok().replace("\"w\"", &format!("\"{}\"", "n".repeat(n)))
 }
@@ -118,6 +123,8 @@ fn each_name_stands_once() {
         ("duplicate metadata", file_of(with_metadata(r#"{},"__metadata__":{}"#), 24), "malformed"),
         ("duplicate metadata key", file_of(with_metadata(r#"{"a":"b","a":"c"}"#), 24), "malformed"),
         ("metadata of numbers", file_of(with_metadata(r#"{"a":1}"#), 24), "malformed"),
+        ("65537 metadata keys", file_of(with_metadata(&many_keys(65_537)), 24), "malformed"),
+        ("65536 metadata keys", file_of(with_metadata(&many_keys(65_536)), 24), "ok"),
         ("metadata is a list", file_of(with_metadata("[]"), 24), "malformed"),
     ]);
 }
