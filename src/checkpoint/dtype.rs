@@ -89,16 +89,16 @@ impl Dtype {
     /// [`Dtype::is_float`] is false.
     #[must_use]
     pub fn storage_eps(self) -> Option<f64> {
-        let n_fraction_bits = match self {
-            Self::F64 => 52,
-            Self::F32 => 23,
-            Self::F16 => 10,
-            Self::BF16 => 7,
-            Self::F8E4M3 => 3,
-            Self::F8E5M2 => 2,
+        let exponent = match self {
+            Self::F64 => -52,
+            Self::F32 => -23,
+            Self::F16 => -10,
+            Self::BF16 => -7,
+            Self::F8E4M3 => -3,
+            Self::F8E5M2 => -2,
             Self::Other(_) => return None,
         };
-        Some(2f64.powi(-n_fraction_bits))
+        Some(2f64.powi(exponent))
     }
 }
 
@@ -127,7 +127,7 @@ impl Decoded {
         match dtype {
             Dtype::F64 => return self.append_f64(bytes),
             Dtype::F32 => {
-                self.values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)))
+                self.values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
             }
             Dtype::F16 => {
                 // By the slice, because one element at a time asks the CPU for its features each.
@@ -148,8 +148,8 @@ impl Decoded {
         }
         // No widening makes or loses a NaN or an infinity, so the values tell of the stored ones.
         let fresh = self.values.get(start..).unwrap_or_default();
-        self.nan = self.nan.saturating_add(count(fresh, |v| v.is_nan()));
-        self.inf = self.inf.saturating_add(count(fresh, |v| v.is_infinite()));
+        self.nan = self.nan.saturating_add(count(fresh, f32::is_nan));
+        self.inf = self.inf.saturating_add(count(fresh, f32::is_infinite));
     }
 
     /// `f64` is the one narrowing: a finite value beyond `f32` becomes infinite and is an overflow.
@@ -212,14 +212,15 @@ mod tests {
     /// `e = 0`, in `f64` and apart from the code above; the top exponent is special if `ieee`.
     fn by_formula(code: u32, n_exponent: u32, n_fraction: u32, ieee: bool) -> f64 {
         let exponent = (code >> n_fraction) & ((1 << n_exponent) - 1);
-        let fraction = f64::from(code & ((1 << n_fraction) - 1)) / f64::from(1 << n_fraction);
+        let full = (1 << n_fraction) - 1;
+        let fraction = f64::from(code & full) / f64::from(1 << n_fraction);
         let sign = if code >> (n_exponent + n_fraction) == 0 { 1.0 } else { -1.0 };
         let bias = (1i32 << (n_exponent - 1)) - 1;
         let top = exponent == (1 << n_exponent) - 1;
         if top && ieee {
             return if fraction == 0.0 { sign * f64::INFINITY } else { f64::NAN };
         }
-        if top && fraction == 1.0 - 1.0 / f64::from(1 << n_fraction) {
+        if top && code & full == full {
             return f64::NAN;
         }
         let power = |e: i32| 2f64.powi(e);

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::dtype::Dtype;
+use super::source::SourceError;
 
 /// Longest text of a foreign name or of a parser's complaint that a message carries, in characters.
 const MAX_SHOWN_CHARS: usize = 200;
@@ -123,14 +124,32 @@ pub enum ReadError {
     },
 }
 
-impl From<ReadError> for OpenError {
-    fn from(error: ReadError) -> Self {
+impl OpenError {
+    /// An error of the path that was asked for.
+    pub(super) fn at_top(path: &Path, error: SourceError) -> Self {
         match error {
-            ReadError::Changed { path } => Self::Changed { path },
-            ReadError::Vanished { path } => Self::Vanished { path },
-            ReadError::Unreadable { path, source } => Self::Unreadable { path, source },
-            other => Self::Malformed { path: PathBuf::new(), reason: other.to_string() },
+            SourceError::Gone => Self::Missing { path: path.to_owned() },
+            error => Self::inside(path, error),
         }
+    }
+
+    /// An error of a file that a look at the directory or the index promised.
+    pub(super) fn inside(path: &Path, error: SourceError) -> Self {
+        let path = path.to_owned();
+        match error {
+            SourceError::Gone => Self::Vanished { path },
+            SourceError::Changed => Self::Changed { path },
+            SourceError::NotAFile(found) => {
+                Self::NotACheckpoint { path, found: found.to_owned(), expected: "a regular file" }
+            }
+            SourceError::Io(source) => Self::Unreadable { path, source },
+        }
+    }
+
+    /// Something that is no checkpoint at all.
+    pub(super) fn not_a_checkpoint(path: &Path, found: String) -> Self {
+        let expected = "a .safetensors file, or a directory with model.safetensors or its index";
+        Self::NotACheckpoint { path: path.to_owned(), found, expected }
     }
 }
 

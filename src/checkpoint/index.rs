@@ -117,7 +117,9 @@ fn is_plain(name: &str) -> bool {
 
 /// Sorts the names and refuses those that stand in the index twice.
 fn refuse_twice<E: de::Error>(shards: &mut Shards) -> Result<(), E> {
-    shards.values_mut().for_each(|tensors| tensors.sort());
+    for tensors in shards.values_mut() {
+        tensors.sort();
+    }
     let mut all: Vec<&str> = shards.values().flatten().map(String::as_str).collect();
     all.sort_unstable();
     let mut pairs = all.iter().zip(all.iter().skip(1));

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::TensorInfo;
 use super::dtype::Dtype;
 use super::error::{one_line, shown};
 use super::order::natural_cmp;
@@ -25,24 +26,18 @@ pub(super) const MAX_NAME: usize = 4096;
 /// Tensors of one checkpoint; the largest published one has a tenth of it.
 pub(super) const MAX_TENSORS: usize = 1 << 20;
 
-/// What a header says; places are relative to the start of the data.
+/// Keys of one `__metadata__`; each costs some twelve times its bytes.
+const MAX_METADATA: usize = 65_536;
+
+/// What a header says; the places of its tensors count from the start of the data, and their file
+/// is 0.
 #[derive(Debug, Default)]
 pub(super) struct Header {
     /// In natural order of the names.
-    pub(super) tensors: Vec<Entry>,
+    pub(super) tensors: Vec<TensorInfo>,
     pub(super) metadata: BTreeMap<String, String>,
     /// Length of the data, which the tensors fill without hole or overlap.
     pub(super) n_data: u64,
-}
-
-/// One tensor of a header.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-    pub(super) start: u64,
-    pub(super) end: u64,
 }
 
 /// Parses and checks the JSON of a header, without its length.
@@ -66,7 +61,7 @@ pub(super) fn parse(json: &[u8]) -> Result<Header, String> {
             )
         })?;
     header.n_data = check_places(&mut header.tensors)?;
-    header.tensors.sort_by(|a, b| natural_cmp(&a.name, &b.name));
+    header.tensors.sort_unstable_by(|a, b| natural_cmp(&a.name, &b.name));
     let pairs = header.tensors.iter().zip(header.tensors.iter().skip(1));
     match pairs.into_iter().find(|(a, b)| a.name == b.name) {
         Some((twice, _)) => {
@@ -78,37 +73,32 @@ pub(super) fn parse(json: &[u8]) -> Result<Header, String> {
 
 /// Checks that the tensors fill the data from its start without hole or overlap, and returns its
 /// length.
-fn check_places(tensors: &mut [Entry]) -> Result<u64, String> {
-    tensors.sort_by_key(|tensor| (tensor.start, tensor.end));
-    let mut n_data = 0;
+fn check_places(tensors: &mut [TensorInfo]) -> Result<u64, String> {
+    tensors.sort_unstable_by_key(|tensor| (tensor.offset, tensor.n_bytes));
+    let mut n_data = 0_u64;
     for tensor in tensors {
-        let Entry { name, start, end, .. } = &*tensor;
-        if *start != n_data {
+        let TensorInfo { name, offset, n_bytes, .. } = &*tensor;
+        if *offset != n_data {
             return Err(format!(
-                "found tensor {} at byte {start} of the data, expected {n_data} without hole or overlap",
+                "found tensor {} at byte {offset} of the data, expected {n_data} without hole or overlap",
                 shown(name)
             ));
         }
-        let n_bytes = end.checked_sub(*start).ok_or_else(|| {
-            format!(
-                "found tensor {} from {start} to {end}, expected the end behind the start",
-                shown(name)
-            )
-        })?;
         let expected = stored_size(tensor)?;
-        if n_bytes != expected {
+        if *n_bytes != expected {
             return Err(format!(
                 "found {n_bytes} bytes for tensor {}, expected {expected} by its shape and type",
                 shown(name)
             ));
         }
-        n_data = *end;
+        // The end itself was read as a number, so this cannot overflow.
+        n_data = offset.saturating_add(*n_bytes);
     }
     Ok(n_data)
 }
 
 /// Bytes that shape and type ask for.
-fn stored_size(tensor: &Entry) -> Result<u64, String> {
+fn stored_size(tensor: &TensorInfo) -> Result<u64, String> {
     let too_large = || {
         format!(
             "found a shape of more than 2^48 elements for tensor {}, expected fewer",
@@ -210,6 +200,9 @@ impl<'de> Visitor<'de> for MetadataVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
         let mut metadata = BTreeMap::new();
         while let Some((key, value)) = map.next_entry::<String, String>()? {
+            if metadata.len() >= MAX_METADATA {
+                return Err(de::Error::custom("more than 65536 metadata keys, expected fewer"));
+            }
             if metadata.contains_key(&key) {
                 return Err(de::Error::custom(format!(
                     "metadata key {} twice, expected once",
@@ -226,20 +219,23 @@ impl<'de> Visitor<'de> for MetadataVisitor {
 struct EntryOf(String);
 
 impl<'de> DeserializeSeed<'de> for EntryOf {
-    type Value = Entry;
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Entry, D::Error> {
+    type Value = TensorInfo;
+    fn deserialize<D: de::Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<TensorInfo, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for EntryOf {
-    type Value = Entry;
+    type Value = TensorInfo;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an object with dtype, shape and data_offsets for tensor {}", shown(&self.0))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TensorInfo, A::Error> {
         let (mut dtype, mut shape, mut places) = (None, None, None);
         while let Some(key) = map.next_key::<EntryKey>()? {
             let twice = match key {
@@ -259,11 +255,19 @@ impl<'de> Visitor<'de> for EntryOf {
         let [start, end] = places.as_slice() else {
             return Err(de::Error::invalid_length(places.len(), &"two data_offsets"));
         };
-        Ok(Entry {
+        let (start, end) = (*start as u64, *end as u64);
+        let n_bytes = end.checked_sub(start).ok_or_else(|| {
+            let name = shown(&self.0);
+            de::Error::custom(format!(
+                "tensor {name} from {start} to {end}, expected the end behind the start"
+            ))
+        })?;
+        Ok(TensorInfo {
             dtype: dtype.ok_or_else(|| missing("dtype"))?,
             shape: shape.ok_or_else(|| missing("shape"))?,
-            start: *start as u64,
-            end: *end as u64,
+            file: 0,
+            offset: start,
+            n_bytes,
             name: self.0,
         })
     }

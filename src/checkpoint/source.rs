@@ -276,7 +276,7 @@ fn read_stretch(
     let end = n_done.saturating_add(stretch.n_bytes).min(span.n_bytes);
     // At least one piece each time: on a starved machine the time can be over before the first.
     while *n_done < end {
-        let rest = usize::try_from(span.n_bytes.saturating_sub(*n_done)).unwrap_or(usize::MAX);
+        let rest = usize::try_from(end.saturating_sub(*n_done)).unwrap_or(usize::MAX);
         let piece = chunk.get_mut(..rest.min(CHUNK)).unwrap_or_default();
         file.read_exact_at(piece, span.offset.saturating_add(*n_done))?;
         sink(piece);
@@ -301,4 +301,85 @@ pub(super) fn list(path: &Path) -> Result<Vec<OsString>, SourceError> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Reads a file of 64 bytes as one span; `act` is done while its descriptor is open.
+    fn read(dir: &Path, act: impl Fn(&Path)) -> Result<Vec<u8>, SourceError> {
+        let path = dir.join("file");
+        fs::write(&path, [7; 64]).unwrap();
+        let identity = look(&path)?;
+        let span = Span { path: &path, identity: &identity, offset: 8, n_bytes: 48 };
+        let mut bytes = Vec::new();
+        let mut sink = |piece: &[u8]| {
+            bytes.extend(piece);
+            act(&path);
+        };
+        read_span(span, Stretch::default(), &mut sink, &mut |_| {})?;
+        Ok(bytes)
+    }
+
+    #[test]
+    fn a_change_under_an_open_descriptor_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path(), |_| {}).unwrap(), [7; 48]);
+        let gone = read(dir.path(), |path| fs::remove_file(path).unwrap());
+        assert!(matches!(gone, Err(SourceError::Gone)), "{gone:?}");
+        let replaced = read(dir.path(), |path| {
+            fs::write(path.with_extension("new"), [7; 64]).unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        });
+        assert!(matches!(replaced, Err(SourceError::Changed)), "{replaced:?}");
+        let rewritten = read(dir.path(), |path| {
+            let file = File::options().write(true).open(path).unwrap();
+            file.write_all_at(&[8; 64], 0).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        });
+        assert!(matches!(rewritten, Err(SourceError::Changed)), "{rewritten:?}");
+    }
+
+    #[test]
+    fn a_file_that_shrinks_has_changed_and_never_reads_as_zeros() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, [7; 64]).unwrap();
+        let mut file = OpenFile::open(&path).unwrap();
+        fs::write(&path, [7; 32]).unwrap();
+        let mut bytes = [0; 64];
+        let result = file.read_exact_at(&mut bytes, 0);
+        assert!(matches!(result, Err(SourceError::Changed)), "{result:?}");
+    }
+
+    #[test]
+    fn file_systems_that_cannot_read_past_the_cache_are_read_through_it() {
+        // A tmpfs is one of them.
+        let shm = Path::new("/dev/shm");
+        if let Ok(dir) = tempfile::tempdir_in(shm) {
+            assert_eq!(read(dir.path(), |_| {}).unwrap(), [7; 48]);
+        }
+    }
+
+    #[test]
+    fn whole_files_have_a_cap() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, [7; 64]).unwrap();
+        assert_eq!(read_whole(&path, 64).unwrap().0, Some(vec![7; 64]));
+        let (none, identity) = read_whole(&path, 63).unwrap();
+        assert_eq!((none, identity.size), (None, 64));
+    }
+
+    #[test]
+    fn a_stale_handle_is_asked_for_again_but_not_for_ever() {
+        let stale = || SourceError::Io(io::Error::from(Errno::STALE));
+        let mut tries = StaleTries::default();
+        assert_eq!([(); 4].map(|()| tries.again(&stale())), [true, true, false, false]);
+        assert!(!StaleTries::default().again(&SourceError::Io(io::Error::from(Errno::IO))));
+        assert!(!StaleTries::default().again(&SourceError::Gone));
+    }
 }

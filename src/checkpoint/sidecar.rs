@@ -1,0 +1,93 @@
+//! The records beside the weights: `config.json` and `trainer_state.json`.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use serde::de::DeserializeSeed;
+
+use super::error::{OpenError, one_line};
+use super::json::{BoundedValue, mark_non_finite};
+use super::source::{self, SourceError};
+use super::trainer::{self, MAX_TRAINER_STATE};
+use super::{Manifest, SourceFile};
+
+/// Largest `config.json` that is read.
+const MAX_CONFIG: u64 = 4 << 20;
+/// Values in a `config.json`; the label lists of ImageNet-21k need 50 thousand.
+const MAX_CONFIG_VALUES: usize = 1 << 18;
+
+/// The model's description; without it the names and shapes must do.
+pub(super) fn add_config(manifest: &mut Manifest, path: &Path) {
+    let (mut json, identity) = match source::read_whole(path, MAX_CONFIG) {
+        Err(SourceError::Gone) => return,
+        Ok((Some(json), identity)) => (json, identity),
+        Ok((None, identity)) => {
+            let text = format!(
+                "config.json left out: found {} bytes, expected at most {MAX_CONFIG}",
+                identity.size
+            );
+            return manifest.notes.push(text);
+        }
+        Err(error) => {
+            return manifest.notes.push(format!("config.json left out: {}", words(&error)));
+        }
+    };
+    if mark_non_finite(&mut json) > 0 {
+        manifest.notes.push("config.json: numbers that are not finite read as null".to_owned());
+    }
+    let n_left = Cell::new(MAX_CONFIG_VALUES);
+    let mut deserializer = serde_json::Deserializer::from_slice(&json);
+    let config = BoundedValue(&n_left)
+        .deserialize(&mut deserializer)
+        .and_then(|config| deserializer.end().map(|()| config));
+    match config {
+        Ok(config) => {
+            manifest.config = Some(config);
+            manifest.sidecars.push(SourceFile {
+                path: path.to_owned(),
+                identity,
+                ..SourceFile::default()
+            });
+        }
+        Err(error) => {
+            manifest.notes.push(format!("config.json left out: {}", one_line(&error.to_string())));
+        }
+    }
+}
+
+/// The trainer's record. Trainers write it last and in place, so one that ends early means that the
+/// save goes on.
+pub(super) fn add_trainer(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError> {
+    let (mut json, identity) = match source::read_whole(path, MAX_TRAINER_STATE) {
+        Err(SourceError::Gone) => return Ok(()),
+        Err(SourceError::Changed) => return Err(OpenError::Changed { path: path.to_owned() }),
+        Ok((Some(json), identity)) => (json, identity),
+        Ok((None, identity)) => {
+            let n_bytes = identity.size;
+            manifest.notes.push(format!(
+                "trainer_state.json left out: found {n_bytes} bytes, expected at most {MAX_TRAINER_STATE}"
+            ));
+            return Ok(());
+        }
+        Err(error) => {
+            manifest.notes.push(format!("trainer_state.json left out: {}", words(&error)));
+            return Ok(());
+        }
+    };
+    let trainer = trainer::parse(&mut json).map_err(|error| OpenError::Incomplete {
+        path: path.to_owned(),
+        what: format!("found no whole record, expected JSON: {}", one_line(&error.to_string())),
+    })?;
+    manifest.trainer = Some(trainer);
+    manifest.sidecars.push(SourceFile { path: path.to_owned(), identity, ..SourceFile::default() });
+    Ok(())
+}
+
+fn words(error: &SourceError) -> String {
+    match error {
+        SourceError::Gone => "found nothing".to_owned(),
+        SourceError::NotAFile(found) => format!("found {found}, expected a regular file"),
+        SourceError::Changed => "found it changed while it was read".to_owned(),
+        SourceError::Io(error) => one_line(&error.to_string()),
+    }
+}
