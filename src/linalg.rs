@@ -18,6 +18,8 @@ mod overlap;
 mod probes;
 mod ridge;
 mod spectrum;
+#[cfg(test)]
+mod testing;
 
 pub use classifier::{CLASSES_LIMIT, ClassifierGeometry, classifier_geometry};
 pub use drift::{UpdateRatio, rotation, update_ratio};

@@ -109,3 +109,6 @@ impl Moments {
         Self { mean, sd: variance.sqrt(), deviation }
     }
 }
+
+#[cfg(test)]
+mod tests;

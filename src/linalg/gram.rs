@@ -64,7 +64,7 @@ pub struct GramStats {
     pub gap_ratio: Option<f64>,
     /// ‖diag A − diag B‖.
     pub gap_diagonal: f64,
-    /// gap_diagonal/(‖diag A‖ + ‖diag B‖), in `[0, 1]`.
+    /// `gap_diagonal/(‖diag A‖ + ‖diag B‖)`, in `[0, 1]`.
     pub gap_diagonal_ratio: Option<f64>,
     /// tr A − tr B.
     pub gap_trace: f64,
@@ -72,9 +72,9 @@ pub struct GramStats {
     pub log_norm_ratio: Option<f64>,
     /// The gap ratio of the trace-normalised Grams, in `[0, 1]`.
     pub gap_shape: Option<f64>,
-    /// ‖A + b_r b_rᵀ − B − b_w b_wᵀ‖_F: the gap of the law "full".
+    /// `‖A + b_r b_rᵀ − B − b_w b_wᵀ‖_F`: the gap of the law "full".
     pub law_gap_full: Option<f64>,
-    /// ‖diag(A + b_r b_rᵀ − B − b_w b_wᵀ)‖: the gap of the law "diagonal".
+    /// `‖diag(A + b_r b_rᵀ − B − b_w b_wᵀ)‖`: the gap of the law "diagonal".
     pub law_gap_diagonal: Option<f64>,
     /// The same of the traces of the rotary pairs (i, i + m/2); `None` for odd m.
     pub law_gap_rotary: Option<f64>,
@@ -116,7 +116,7 @@ enum Route {
 
 /// The pair, checked and scaled, with what every route needs exactly.
 pub(super) struct Prepared<'a> {
-    /// Transposed writer, n × m, so that both Grams are WᵀW.
+    /// Transposed writer, n × m, so that both Grams are `WᵀW`.
     pub(super) writer: Scaled<'a>,
     pub(super) reader: Scaled<'a>,
     /// What A and B are multiplied with to stand in the common unit.
@@ -207,7 +207,7 @@ impl<'a> Prepared<'a> {
         expect("reader's input", pair.reader.ncols(), pair.reader.ncols() == m)?;
         let writer_bias = pair.writer_bias.unwrap_or_default();
         let reader_bias = pair.reader_bias.unwrap_or_default();
-        let fits = |bias: &[f32]| bias.is_empty() || (m > 0 && bias.len() % m == 0);
+        let fits = |bias: &[f32]| bias.is_empty() || (m > 0 && bias.len().is_multiple_of(m));
         expect("writer's bias", writer_bias.len(), fits(writer_bias))?;
         expect("reader's bias", reader_bias.len(), fits(reader_bias))?;
 
@@ -264,7 +264,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// What the bias terms add to ‖A − B‖², in the common unit:
-    /// 2⟨A − B, R − W⟩ + ‖R − W‖² with R = b_r b_rᵀ, W = b_w b_wᵀ.
+    /// `2⟨A − B, R − W⟩ + ‖R − W‖²` with `R = b_r b_rᵀ`, `W = b_w b_wᵀ`.
     pub(super) fn bias_terms(&self) -> f64 {
         let signed = || {
             let reader = self.reader_bias.iter().map(|b| (1.0, b));
@@ -415,7 +415,7 @@ fn traceless_squared(a: &Mat<f64>) -> f64 {
 }
 
 /// Moments from the Grams of the outer sides, and whether no difference of traces cancelled:
-/// ‖AB‖² = ⟨W2W2ᵀX, XW1ᵀW1⟩ and tr(ABAB) = ‖XXᵀ‖² with X = W2W1.
+/// `‖AB‖² = ⟨W2W2ᵀX, XW1ᵀW1⟩` and `tr(ABAB) = ‖XXᵀ‖²` with `X = W2W1`.
 fn small_side(pair: &Prepared<'_>) -> (Moments, bool) {
     let m = real(pair.dim().max(1));
     let g1 = pair.writer.transpose().gram();
@@ -461,3 +461,6 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 fn norm(v: &[f64]) -> f64 {
     dot(v, v).sqrt()
 }
+
+#[cfg(test)]
+mod tests;
