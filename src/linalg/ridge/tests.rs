@@ -47,7 +47,7 @@ proptest! {
         prop_assert_eq!(found.is_some(), !slopes.is_empty());
         if let Some(found) = found {
             let n = slopes.len();
-            let median = (slopes[(n - 1) / 2] + slopes[n / 2]) / 2.0;
+            let median = f64::midpoint(slopes[(n - 1) / 2], slopes[n / 2]);
             prop_assert!((found.slope - median).abs() < 1e-12);
             prop_assert!(found.low <= found.slope && found.slope <= found.high);
             // Shifting both axes and mirroring y: same slope, mirrored bounds.

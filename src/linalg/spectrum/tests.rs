@@ -64,10 +64,8 @@ proptest! {
         prop_assert!((1.0..=size).contains(&rank));
         prop_assert!((1.0 - 1e-9..=size).contains(&s.stable_rank().unwrap()));
         prop_assert!((1.0 - 1e-9..=size).contains(&s.effective_rank().unwrap()));
-        match s.spectral_entropy() {
-            Some(entropy) => prop_assert!((0.0..=1.0 + 1e-9).contains(&entropy)),
-            None => prop_assert_eq!(rows.min(cols), 1),
-        }
+        prop_assert_eq!(s.spectral_entropy().is_none(), rows.min(cols) == 1);
+        prop_assert!(s.spectral_entropy().is_none_or(|h| (0.0..=1.0 + 1e-9).contains(&h)));
         prop_assert!(s.values.is_sorted_by(|a, b| a >= b));
         let gram = s.basis.transpose() * &s.basis;
         for j in 0..gram.ncols() {
