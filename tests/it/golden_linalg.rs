@@ -1,5 +1,8 @@
 //! The room `linalg` against numbers computed by an independent `f64` reference.
 
+// So that the lints know this file for what it is.
+#![cfg(test)]
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -1,5 +1,9 @@
+use std::f64::consts::SQRT_2;
+
+use faer::Mat;
 use proptest::prelude::*;
 
+use super::super::moments::BLOCK;
 use super::super::testing::*;
 use super::*;
 
