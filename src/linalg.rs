@@ -14,18 +14,23 @@ mod flag;
 mod gram;
 mod heads;
 mod krylov;
+mod moments;
 mod overlap;
+mod pair;
 mod probes;
 mod ridge;
 mod spectrum;
+#[cfg(test)]
+mod testing;
 
 pub use classifier::{CLASSES_LIMIT, ClassifierGeometry, classifier_geometry};
 pub use drift::{UpdateRatio, rotation, update_ratio};
 pub use flag::{flag_correlation, tau_b};
-pub use gram::{GRAM_LIMIT, GramStats, GramStderr, PairMatrices, gram_stats};
+pub use gram::{GRAM_LIMIT, GramStats, gram_stats};
 pub use heads::{HeadOverlap, HeadSide, head_overlap};
 pub use overlap::{Overlap, overlaps, usable_ks};
-pub use probes::PROBES;
+pub use pair::PairMatrices;
+pub use probes::{GramStderr, PROBES};
 pub use ridge::{SLOPE_POINTS_LIMIT, Slope, ridge_rate_ratio, theil_sen};
 pub use spectrum::{
     EXACT_LIMIT, KRYLOV_DIM, KRYLOV_DIM_LIMIT, Side, Spectrum, SpectrumError, THIN_SVD_LIMIT,

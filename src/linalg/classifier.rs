@@ -43,17 +43,21 @@ pub fn classifier_geometry(w: MatRef<'_, f32>) -> Option<ClassifierGeometry> {
     if !(2..=CLASSES_LIMIT).contains(&n_classes) || dim == 0 {
         return None;
     }
-    let raw = Scaled::new(w).ok()?.to_f64();
+    let w = Scaled::new(w).ok()?;
+    let raw_gram = w.transpose().gram();
+    let simplex_deviation_uncentred = simplex_deviation(&raw_gram)?;
+    let largest = (0..n_classes).map(|i| raw_gram[(i, i)]).fold(0.0, f64::max).sqrt();
+    drop(raw_gram);
     let k = real(n_classes);
-    let mut rows = raw.clone();
+    let mut rows = w.to_f64();
     for j in 0..dim {
-        let mean = raw.col(j).iter().sum::<f64>() / k;
-        for x in rows.col_as_slice_mut(j) {
+        let column = rows.col_as_slice_mut(j);
+        let mean = column.iter().sum::<f64>() / k;
+        for x in column {
             *x -= mean;
         }
     }
     let norms: Vec<f64> = (0..n_classes).map(|i| rows.row(i).norm_l2()).collect();
-    let largest = (0..n_classes).map(|i| raw.row(i).norm_l2()).fold(0.0, f64::max);
     if norms.iter().any(|norm| *norm <= ZERO_ROW * largest) {
         return None;
     }
@@ -74,7 +78,7 @@ pub fn classifier_geometry(w: MatRef<'_, f32>) -> Option<ClassifierGeometry> {
         equiangle: cosines.sd,
         max_angle: cosines.deviation,
         simplex_deviation,
-        simplex_deviation_uncentred: self::simplex_deviation(&mul(raw.as_ref(), raw.transpose()))?,
+        simplex_deviation_uncentred,
         chance: (2.0 - 2.0 / (1.0 + k / real(dim)).sqrt()).sqrt(),
         feasible: dim + 1 >= n_classes,
     })
@@ -109,3 +113,6 @@ impl Moments {
         Self { mean, sd: variance.sqrt(), deviation }
     }
 }
+
+#[cfg(test)]
+mod tests;

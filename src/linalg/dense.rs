@@ -158,6 +158,18 @@ impl<'a> Scaled<'a> {
         product
     }
 
+    /// wᵀ·other, over row panels of both, which have equally many rows.
+    pub(super) fn transposed_times(&self, other: &Scaled<'_>) -> Mat<f64> {
+        let mut product = Mat::zeros(self.cols(), other.cols());
+        let scale = pow2(-other.exponent);
+        self.for_panels(PANEL_ROWS, |first, panel| {
+            let mut theirs = Mat::zeros(panel.nrows(), other.cols());
+            fill(other.w.subrows(first, panel.nrows()), scale, &mut theirs);
+            matmul(&mut product, Accum::Add, panel.transpose(), &theirs, 1.0, Par::Seq);
+        });
+        product
+    }
+
     /// wᵀ(w·x) in one reading of w.
     pub(super) fn normal_times(&self, x: MatRef<'_, f64>) -> Mat<f64> {
         let mut product = Mat::zeros(self.cols(), x.ncols());

@@ -4,7 +4,7 @@ use faer::MatRef;
 
 use super::dense::{all_finite, mul, ratio, real};
 
-/// 1 − ‖U_k(prev)ᵀU_k(now)‖_F²/k, in `[0, 1]`: how far the leading k-dimensional subspace turned.
+/// `1 − ‖U_k(prev)ᵀU_k(now)‖_F²/k`, in `[0, 1]`: how far the leading k-dimensional subspace turned.
 /// Both bases are dim × b with orthonormal columns, leading first. `None` where k is 0 or exceeds
 /// either basis, the dimensions differ, or an entry is not finite.
 #[must_use]
@@ -20,7 +20,7 @@ pub fn rotation(prev: MatRef<'_, f64>, now: MatRef<'_, f64>, k: usize) -> Option
     Some((1.0 - shared).clamp(0.0, 1.0))
 }
 
-/// ‖W − W_prev‖_F/‖W_prev‖_F, accumulated over pieces of both matrices in the same order.
+/// `‖W − W_prev‖_F/‖W_prev‖_F`, accumulated over pieces of both matrices in the same order.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct UpdateRatio {
     difference: f64,
@@ -54,3 +54,6 @@ pub fn update_ratio(prev: &[f32], now: &[f32]) -> Option<f64> {
     sum.add(prev, now);
     sum.ratio().filter(|_| prev.len() == now.len())
 }
+
+#[cfg(test)]
+mod tests;

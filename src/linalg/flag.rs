@@ -42,7 +42,7 @@ pub fn tau_b(p: MatRef<'_, f64>) -> Option<f64> {
 /// τ-b of the flags of a writer (left vectors) and a reader (right vectors) with steps at the
 /// usable ones of `ks`, in `[-1, 1]`; `None` where no k is usable.
 ///
-/// The joint law is the block energies ‖U_aᵀV_b‖_F² over the blocks between steps, with the
+/// The joint law is the block energies `‖U_aᵀV_b‖_F²` over the blocks between steps, with the
 /// complement as last block; rows and columns sum to the block sizes. Coarse steps shrink the
 /// extremes.
 #[must_use]
@@ -73,3 +73,6 @@ pub fn flag_correlation(writer: &Spectrum, reader: &Spectrum, ks: &[usize]) -> O
         complement - (0..n_blocks).map(|a| blocks[(a, n_blocks)]).sum::<f64>();
     tau_b(blocks.as_ref())
 }
+
+#[cfg(test)]
+mod tests;

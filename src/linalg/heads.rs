@@ -8,13 +8,13 @@ use super::{LinalgError, SpectrumError};
 /// Which space of a head's matrix is its subspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadSide {
-    /// Row space of d_h × D matrices: query, key and value heads.
+    /// Row space of `d_h × D` matrices: query, key and value heads.
     Row,
-    /// Column space of D × d_h matrices: output heads.
+    /// Column space of `D × d_h` matrices: output heads.
     Column,
 }
 
-/// Overlaps between the d-dimensional subspaces of H heads in R^D, d = min(d_h, D).
+/// Overlaps between the d-dimensional subspaces of H heads in R^D, `d = min(d_h, D)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HeadOverlap {
     /// H.
@@ -23,7 +23,7 @@ pub struct HeadOverlap {
     pub dim: usize,
     /// d.
     pub head_dim: usize,
-    /// Mean over different heads of the projection kernel ‖U_hᵀU_h'‖_F²/d, in `[0, 1]`; `None` for
+    /// Mean over different heads of the projection kernel `‖U_hᵀU_h'‖_F²/d`, in `[0, 1]`; `None` for
     /// one head, or where a head's matrix has not full rank and so no definite subspace.
     pub mean: Option<f64>,
     /// Its largest value; `None` as `mean`.
@@ -38,12 +38,12 @@ pub struct HeadOverlap {
     pub effective_heads: Option<f64>,
     /// The same of the chance-corrected kernel (P − chance)/(1 − chance); random heads give about H.
     pub effective_heads_centered: Option<f64>,
-    /// Mean over different heads of the cosine of WᵀW, in `[0, 1]`; `None` for one head or a zero
+    /// Mean over different heads of the cosine of `WᵀW`, in `[0, 1]`; `None` for one head or a zero
     /// head.
     pub gram_mean: Option<f64>,
 }
 
-/// Orthonormal basis of a head's subspace (D × d) and what maps it to the matrix (d × d_h).
+/// Orthonormal basis of a head's subspace (`D × d`) and what maps it to the matrix (`d × d_h`).
 struct HeadBasis {
     basis: Mat<f64>,
     coordinates: Mat<f64>,
@@ -99,7 +99,7 @@ fn compare(bases: &[HeadBasis], dim: usize, head_dim: usize) -> HeadOverlap {
     let chance = if dim == 0 { 0.0 } else { d / real(dim) };
     let grams: Vec<Mat<f64>> =
         bases.iter().map(|b| mul(b.coordinates.as_ref(), b.coordinates.transpose())).collect();
-    let norms: Vec<f64> = grams.iter().map(|g| g.norm_l2()).collect();
+    let norms: Vec<f64> = grams.iter().map(Mat::norm_l2).collect();
 
     let centre = |x: f64| ratio(x - chance, 1.0 - chance).unwrap_or(x);
     let mut sums = Sums { squares: h, centred_squares: h * centre(1.0).powi(2), ..Sums::default() };
@@ -147,3 +147,6 @@ struct Sums {
     squares: f64,
     centred_squares: f64,
 }
+
+#[cfg(test)]
+mod tests;

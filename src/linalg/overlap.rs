@@ -17,16 +17,16 @@ const CLEAR_GAPS: f64 = 10.0;
 pub struct Overlap {
     /// Dimension of both subspaces.
     pub k: usize,
-    /// S_k = ‖U_kᵀV_k‖_F²/k, the mean squared cosine of the principal angles, in `[0, 1]`; a tie
+    /// `S_k = ‖U_kᵀV_k‖_F²/k`, the mean squared cosine of the principal angles, in `[0, 1]`; a tie
     /// cluster that the cut divides counts with a fractional weight.
     pub ratio: f64,
-    /// Mean of S_k for independent random subspaces, k/m.
+    /// Mean of `S_k` for independent random subspaces, k/m.
     pub chance: f64,
-    /// Standard deviation of S_k for independent random subspaces.
+    /// Standard deviation of `S_k` for independent random subspaces.
     pub chance_sd: f64,
-    /// (S_k − chance)/sd; 0 where the sd is 0, because S_k is then k/m whatever the weights.
+    /// `(S_k − chance)/sd`; 0 where the sd is 0, because `S_k` is then k/m whatever the weights.
     pub z: f64,
-    /// (S_k − k/m)/(1 − k/m), at most 1.
+    /// `(S_k − k/m)/(1 − k/m)`, at most 1.
     pub excess: f64,
     /// Smallest principal angle, radians in `[0, π/2]` (Björck & Golub 1973, with the sine branch).
     pub angle_min: f64,
@@ -41,7 +41,7 @@ pub struct Overlap {
     pub basis_ok: bool,
     /// Whether the gap at k does, on both sides.
     pub cut_ok: bool,
-    /// Mean of S_k when the coordinates of one side are permuted: keeps each side's marginals.
+    /// Mean of `S_k` when the coordinates of one side are permuted: keeps each side's marginals.
     pub permutation_chance: f64,
     /// Principal angles whose cos² exceeds the edge of the random (Wachter) law and its margin.
     pub n_above_chance: usize,
@@ -161,3 +161,6 @@ fn chance_threshold(m: f64, k: f64) -> f64 {
     let margin = 2.0 * (edge * (1.0 - edge)).sqrt() * k.powf(-1.0 / 6.0) / m.sqrt() + 2.0 / m;
     (edge + margin).min(1.0)
 }
+
+#[cfg(test)]
+mod tests;

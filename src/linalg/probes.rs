@@ -5,7 +5,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::dense::real;
-use super::gram::{GramStderr, Moments, Prepared, Ratios};
+use super::moments::{Moments, Ratios};
+use super::pair::Prepared;
 
 /// Rademacher probes of an estimated pair: the relative standard deviation of ‖AB − BA‖ is then at
 /// most 1/(2√64) = 6 %.
@@ -13,6 +14,27 @@ pub const PROBES: usize = 64;
 
 /// The same probes at every save, so that the estimation error moves smoothly with the weights.
 const SEED: u64 = 0x70_72_6f_62_65;
+
+/// Jackknife standard errors of estimated statistics; `None` where exact or undefined.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GramStderr {
+    /// Of [`super::GramStats::commutator`].
+    pub commutator: Option<f64>,
+    /// Of [`super::GramStats::commutator_vs_chance`].
+    pub commutator_vs_chance: Option<f64>,
+    /// Of [`super::GramStats::gram_cosine`].
+    pub gram_cosine: Option<f64>,
+    /// Of [`super::GramStats::gram_correlation`].
+    pub gram_correlation: Option<f64>,
+    /// Of [`super::GramStats::composition`].
+    pub composition: Option<f64>,
+    /// Of [`super::GramStats::gap`].
+    pub gap: Option<f64>,
+    /// Of [`super::GramStats::gap_ratio`].
+    pub gap_ratio: Option<f64>,
+    /// Of [`super::GramStats::gap_shape`].
+    pub gap_shape: Option<f64>,
+}
 
 /// What each probe gives, as [`Moments`] whose means estimate the pair's.
 pub(super) fn sample(pair: &Prepared<'_>) -> Vec<Moments> {
@@ -23,34 +45,44 @@ pub(super) fn sample(pair: &Prepared<'_>) -> Vec<Moments> {
     let bz = pair.writer.normal_times(z.as_ref());
     // Vectors are subtracted, not traces, so nearly commuting Grams keep their digits.
     let commuted = pair.reader.normal_times(bz.as_ref()) - pair.writer.normal_times(az.as_ref());
+    // The traces are known, so only the traceless parts are left to chance.
+    let m = real(m.max(1));
+    let a0 = az - &z * faer::Scale(pair.trace_a / m);
+    let b0 = bz - &z * faer::Scale(pair.trace_b / m);
     let (shape_a, shape_b) = pair.shape_units();
     (0..PROBES)
         .map(|i| {
-            let (a, b) = (az.col(i), bz.col(i));
+            let (a, b) = (a0.col(i), b0.col(i));
             let difference = |ua: f64, ub: f64| {
-                a.iter().zip(b.iter()).map(|(x, y)| (ua * x - ub * y).powi(2)).sum::<f64>()
+                let traces = ua * pair.trace_a - ub * pair.trace_b;
+                let traceless =
+                    a.iter().zip(b.iter()).map(|(x, y)| (ua * x - ub * y).powi(2)).sum::<f64>();
+                traceless + traces * traces / m
             };
+            let (aa, bb) = (a.squared_norm_l2(), b.squared_norm_l2());
+            let ab = a.iter().zip(b.iter()).map(|(x, y)| x * y).sum::<f64>();
             Moments {
                 commutator: commuted.col(i).squared_norm_l2(),
-                aa: a.squared_norm_l2(),
-                bb: b.squared_norm_l2(),
-                ab: a.iter().zip(b.iter()).map(|(x, y)| x * y).sum(),
+                aa: aa + pair.trace_a * pair.trace_a / m,
+                bb: bb + pair.trace_b * pair.trace_b / m,
+                aa_traceless: aa,
+                bb_traceless: bb,
+                ab: ab + pair.trace_a * pair.trace_b / m,
                 gap: difference(pair.unit_a, pair.unit_b),
                 shape: difference(shape_a, shape_b),
-                ..Moments::default()
+                law: 0.0,
             }
         })
         .collect()
 }
 
-/// Mean over the samples, optionally without one of them.
-pub(super) fn mean(pair: &Prepared<'_>, samples: &[Moments], without: Option<usize>) -> Moments {
-    let mut sum = means(samples, without);
-    complete(pair, &mut sum);
-    sum.law = (sum.gap + pair.bias_terms()).max(0.0);
-    sum
+/// Mean over the samples, with the law's bias terms, which are exact.
+pub(super) fn mean(pair: &Prepared<'_>, samples: &[Moments]) -> Moments {
+    let moments = means(samples, None);
+    Moments { law: (moments.gap + pair.bias_terms()).max(0.0), ..moments }
 }
 
+/// Mean over the samples, optionally without one of them.
 fn means(samples: &[Moments], without: Option<usize>) -> Moments {
     let mut sum = Moments::default();
     let kept = samples.iter().enumerate().filter(|(i, _)| Some(*i) != without).map(|(_, s)| s);
@@ -59,6 +91,8 @@ fn means(samples: &[Moments], without: Option<usize>) -> Moments {
         sum.commutator += s.commutator;
         sum.aa += s.aa;
         sum.bb += s.bb;
+        sum.aa_traceless += s.aa_traceless;
+        sum.bb_traceless += s.bb_traceless;
         sum.ab += s.ab;
         sum.gap += s.gap;
         sum.shape += s.shape;
@@ -69,6 +103,8 @@ fn means(samples: &[Moments], without: Option<usize>) -> Moments {
         commutator: sum.commutator / n,
         aa: sum.aa / n,
         bb: sum.bb / n,
+        aa_traceless: sum.aa_traceless / n,
+        bb_traceless: sum.bb_traceless / n,
         ab: sum.ab / n,
         gap: sum.gap / n,
         shape: sum.shape / n,
@@ -76,19 +112,11 @@ fn means(samples: &[Moments], without: Option<usize>) -> Moments {
     }
 }
 
-/// The traceless parts follow from the traces, which are exact.
-fn complete(pair: &Prepared<'_>, moments: &mut Moments) {
-    let m = real(pair.dim().max(1));
-    moments.aa_traceless = (moments.aa - pair.trace_a * pair.trace_a / m).max(0.0);
-    moments.bb_traceless = (moments.bb - pair.trace_b * pair.trace_b / m).max(0.0);
-}
-
 /// Standard errors by leaving out one probe at a time (Efron & Tibshirani 1993).
 pub(super) fn jackknife(pair: &Prepared<'_>, samples: &[Moments]) -> GramStderr {
     let kept: Vec<(Ratios, f64)> = (0..samples.len())
         .map(|i| {
-            let mut moments = means(samples, Some(i));
-            complete(pair, &mut moments);
+            let moments = means(samples, Some(i));
             (Ratios::new(pair, &moments), pair.unscale_gap(moments.gap))
         })
         .collect();

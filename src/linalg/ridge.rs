@@ -47,16 +47,18 @@ pub fn theil_sen(x: &[f64], y: &[f64]) -> Option<Slope> {
     let pairs = |n: f64| n * (n - 1.0) * (2.0 * n + 5.0) / 18.0;
     let variance = pairs(real(x.len())) - tie_sizes(x).chain(tie_sizes(y)).map(pairs).sum::<f64>();
     let half_width = QUANTILE * variance.max(0.0).sqrt();
-    let high = rank((real(n) + half_width) / 2.0).min(n - 1);
-    let low = rank((real(n) - half_width) / 2.0).saturating_sub(1);
+    let high = rank(f64::midpoint(real(n), half_width)).min(n - 1);
+    let low = rank(f64::midpoint(real(n), -half_width)).saturating_sub(1);
     Some(Slope { slope, low: slopes[low], high: slopes[high] })
 }
 
 /// Sizes of the groups of equal values.
 fn tie_sizes(values: &[f64]) -> impl Iterator<Item = f64> {
-    let mut sorted = values.to_vec();
+    // The two zeros are equal values.
+    let mut sorted: Vec<f64> = values.iter().map(|v| v + 0.0).collect();
     sorted.sort_unstable_by(f64::total_cmp);
-    let sizes: Vec<f64> = sorted.chunk_by(|a, b| a == b).map(|group| real(group.len())).collect();
+    let sizes: Vec<f64> =
+        sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|group| real(group.len())).collect();
     sizes.into_iter()
 }
 
@@ -81,3 +83,6 @@ pub fn ridge_rate_ratio(eta_lambda_time: &[f64], ln_gap: &[f64]) -> Option<Slope
         high: -fit.low / 2.0,
     })
 }
+
+#[cfg(test)]
+mod tests;

