@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::{OpenError, shown};
 use super::header::{add_file, read_header};
 use super::shards::{INDEX, add_shards};
-use super::sidecar::{add_config, add_trainer};
+use super::sidecar::{add_config, add_config_of_metadata, add_trainer};
 use super::source;
 use super::step::{shard_of, step_in_name};
 use super::{Manifest, SourceFile, natural_cmp};
@@ -30,15 +30,18 @@ pub(super) fn open(path: &Path) -> Result<Manifest, OpenError> {
     };
     let metadata =
         std::fs::metadata(path).map_err(|error| OpenError::at_top(path, error.into()))?;
-    let (step_name, directory) = if metadata.is_dir() {
+    let (step_name, directory, speaks_for_directory) = if metadata.is_dir() {
         add_directory(&mut manifest, path)?;
-        (manifest.name.clone(), Some(path.to_owned()))
+        (manifest.name.clone(), path.to_owned(), true)
     } else {
         add_named_file(&mut manifest, path)?;
         beside(path, &manifest.name)
     };
-    if let Some(directory) = &directory {
-        add_config(&mut manifest, &directory.join("config.json"));
+    add_config(&mut manifest, &directory.join("config.json"));
+    if manifest.config.is_none() {
+        add_config_of_metadata(&mut manifest);
+    }
+    if speaks_for_directory {
         add_trainer(&mut manifest, &directory.join("trainer_state.json"))?;
     }
     manifest.tensors.sort_unstable_by(|a, b| natural_cmp(&a.name, &b.name));
@@ -52,15 +55,15 @@ pub(super) fn open(path: &Path) -> Result<Manifest, OpenError> {
     Ok(manifest)
 }
 
-/// Where the name of a single file's step and its sidecars are: `model.safetensors` speaks for its
-/// directory, any other name for itself.
-fn beside(path: &Path, name: &str) -> (String, Option<PathBuf>) {
-    match path.parent() {
-        Some(parent) if name == WEIGHTS => {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            (name_of(parent), Some(parent.to_owned()))
-        }
-        _ => (name.to_owned(), None),
+/// What says the step of a single file, its directory, and whether it speaks for all of that:
+/// `model.safetensors` does; any other name has its own step, and shares only the model's
+/// description with its neighbours.
+fn beside(path: &Path, name: &str) -> (String, PathBuf, bool) {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if name == WEIGHTS {
+        (name_of(parent), parent.to_owned(), true)
+    } else {
+        (name.to_owned(), parent.to_owned(), false)
     }
 }
 

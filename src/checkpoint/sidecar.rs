@@ -35,12 +35,7 @@ pub(super) fn add_config(manifest: &mut Manifest, path: &Path) {
     if mark_non_finite(&mut json) > 0 {
         manifest.notes.push("config.json: numbers that are not finite read as null".to_owned());
     }
-    let n_left = Cell::new(MAX_CONFIG_VALUES);
-    let mut deserializer = serde_json::Deserializer::from_slice(&json);
-    let config = BoundedValue(&n_left)
-        .deserialize(&mut deserializer)
-        .and_then(|config| deserializer.end().map(|()| config));
-    match config {
+    match bounded_value(&json) {
         Ok(config) => {
             manifest.config = Some(config);
             manifest.sidecars.push(SourceFile {
@@ -52,6 +47,29 @@ pub(super) fn add_config(manifest: &mut Manifest, path: &Path) {
         Err(error) => {
             manifest.notes.push(format!("config.json left out: {}", one_line(&error.to_string())));
         }
+    }
+}
+
+fn bounded_value(json: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
+    let n_left = Cell::new(MAX_CONFIG_VALUES);
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let config = BoundedValue(&n_left).deserialize(&mut deserializer)?;
+    deserializer.end().map(|()| config)
+}
+
+/// The model's description inside the weight file, as nanoGPT's `model_args`: a JSON object in the
+/// metadata.
+pub(super) fn add_config_of_metadata(manifest: &mut Manifest) {
+    let stated = |file: &SourceFile| {
+        ["model_args", "config"].iter().find_map(|key| file.metadata.get(*key).cloned())
+    };
+    let Some(text) = manifest.files.iter().find_map(stated) else { return };
+    match bounded_value(text.as_bytes()) {
+        Ok(config) if config.is_object() => {
+            manifest.config = Some(config);
+            manifest.notes.push("model description taken from the metadata of the weight file".into());
+        }
+        _ => manifest.notes.push("metadata of the weight file: model description is no JSON object".into()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::checkpoint::{self, OpenError, TrainerState};
+use crate::checkpoint::{self, OpenError, ReadError, TrainerState};
 use crate::diagnostics::{self, AnalyzeError, Baseline, Observer, Options, Previous, Report};
 use crate::model::{self, Rule};
 use crate::watch::SettledSave;
@@ -53,6 +53,8 @@ pub(super) struct Analyzed {
 pub(super) enum JobError {
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
     #[error("the analysis was cancelled")]
     Cancelled,
     #[error("internal error: {0}")]
@@ -62,7 +64,7 @@ pub(super) enum JobError {
 impl From<AnalyzeError> for JobError {
     fn from(error: AnalyzeError) -> Self {
         match error {
-            AnalyzeError::Read(error) => Self::Open(error.into()),
+            AnalyzeError::Read(error) => Self::Read(error),
             AnalyzeError::Cancelled => Self::Cancelled,
         }
     }

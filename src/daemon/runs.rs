@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::job::{Analyzed, Done, JobError};
 use super::queue::{Age, age};
 use super::trend::Trend;
-use crate::checkpoint::{OpenError, TrainerState};
+use crate::checkpoint::{OpenError, ReadError, TrainerState};
 use crate::diagnostics::{Baseline, Report};
 use crate::metrics::{RunFacts, RunState, reason};
 use crate::watch::{GiveBack, PendingSave, PendingState, SettledSave};
@@ -182,22 +182,25 @@ impl Run {
         let text = error_text(error);
         let (counter, back) = match error {
             JobError::Cancelled => return None,
-            JobError::Open(OpenError::Missing { .. } | OpenError::Vanished { .. }) => {
+            JobError::Open(OpenError::Missing { .. } | OpenError::Vanished { .. })
+            | JobError::Read(ReadError::Vanished { .. }) => {
                 bump(&mut self.skipped, reason::VANISHED);
                 self.saves.retain(|_, path| *path != save.path);
                 return None;
             }
-            JobError::Open(OpenError::Changed { .. }) => {
+            JobError::Open(OpenError::Changed { .. }) | JobError::Read(ReadError::Changed { .. }) => {
                 bump(&mut self.skipped, reason::CHANGED);
                 return Some(GiveBack::Changed);
             }
             JobError::Open(OpenError::Incomplete { .. }) => {
                 (reason::INCOMPLETE, Some(GiveBack::Incomplete))
             }
-            JobError::Open(OpenError::Unreadable { .. }) => {
+            JobError::Open(OpenError::Unreadable { .. })
+            | JobError::Read(ReadError::Unreadable { .. }) => {
                 (reason::UNREADABLE, Some(GiveBack::Unreadable))
             }
-            JobError::Open(_) => (reason::MALFORMED, None),
+            JobError::Read(ReadError::TooLarge { .. }) => (reason::LIMIT, None),
+            JobError::Open(_) | JobError::Read(_) => (reason::MALFORMED, None),
             JobError::Panic(_) => (reason::INTERNAL, None),
         };
         let times = self.returned.entry(save.path.clone()).or_insert(0);

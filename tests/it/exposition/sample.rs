@@ -85,6 +85,8 @@ pub(super) fn report(pairs: Vec<PairReport>, matrices: Vec<MatrixReport>) -> Rep
         heads: Vec::new(),
         classifier: None,
         skipped: Vec::new(),
+        nan: 0,
+        inf: 0,
     }
 }
 
