@@ -28,6 +28,7 @@
 
 mod events;
 mod hint;
+mod inbox;
 mod names;
 mod save;
 mod scan;
