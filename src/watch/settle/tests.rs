@@ -352,13 +352,17 @@ fn given_back_it_is_tried_again_ever_later_or_when_it_has_changed() {
         assert_eq!(settler.take_settled(at(now - 1)), []);
         first.get_or_insert(save);
     }
+    settler.observe(at(now), &scan, &[]);
+    let again = settler.take_settled(at(now)).remove(0);
+    settler.give_back(&again, at(now), GiveBack::Changed);
+    // A change ends the wait of 60 s.
     scan = found(&[save(DIRECTORY, &[weights(9, 2), file("trainer_state.json", 7, 2)])]);
-    settler.observe(at(now - 1), &scan, &[]);
-    settler.observe(at(now + 1_999), &scan, &[]);
-    let changed = settler.take_settled(at(now + 1_999)).remove(0);
+    settler.observe(at(now), &scan, &[]);
+    settler.observe(at(now + 2_000), &scan, &[]);
+    let changed = settler.take_settled(at(now + 2_000)).remove(0);
     assert_eq!(changed.version, 1);
     // A late return of the content before does not undo the hand-out of this one.
-    settler.give_back(&first.unwrap(), at(now + 2_000), GiveBack::Changed);
+    settler.give_back(&first.unwrap(), at(now + 3_000), GiveBack::Changed);
     settler.observe(at(now + 9_000), &scan, &[]);
     assert_eq!(settler.take_settled(at(now + 9_000)), []);
 }
