@@ -4,7 +4,8 @@
 //! files written right after `mkdir`, its queue overflows, and network file systems send nothing.
 //! [`Settler`] decides when a save is complete. It is pure: the time is an argument.
 //!
-//! One root is watched by one loop, in this order, so that a hint is never newer than the scan:
+//! One root is watched by one loop, in this order, so that a hint is never newer than the scan. A
+//! loop that wakes more often has to keep the hints until the next [`Settler::observe`].
 //!
 //! ```no_run
 //! # use std::{path::Path, time::{Duration, Instant}};
@@ -28,6 +29,7 @@
 
 mod events;
 mod hint;
+mod inbox;
 mod names;
 mod save;
 mod scan;

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{
@@ -15,6 +13,7 @@ use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tracing::{debug, info, warn};
 
 use super::hint::FileEvent;
+use super::inbox::Inbox;
 use super::names;
 use super::scan::ScanLimits;
 
@@ -23,6 +22,9 @@ const MAX_HINTS: usize = 4096;
 
 /// Directories watched at most; the kernel's limit is shared with the training job's own programs.
 const MAX_WATCHES: usize = 16_384;
+
+/// Reason for polling when the kernel refuses another watch.
+const NO_WATCHES: &str = "fs.inotify.max_user_watches is used up";
 
 /// How changes below a root become known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,34 +52,13 @@ pub struct Watcher {
     inotify: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     mode: WatchMode,
-    hints: Receiver<FileEvent>,
     inbox: Arc<Inbox>,
-}
-
-/// The end of the channel that the event thread writes to.
-#[derive(Debug)]
-struct Inbox {
-    sender: SyncSender<FileEvent>,
-    overflow: AtomicBool,
-    n_overflows: AtomicU64,
-    failure: Mutex<Option<String>>,
 }
 
 impl Watcher {
     /// Watches `root` as deep as a scan with `limits` looks.
     #[must_use]
     pub fn new(root: &Path, limits: &ScanLimits) -> Self {
-        Self::with_capacity(root, limits, MAX_HINTS)
-    }
-
-    fn with_capacity(root: &Path, limits: &ScanLimits, max_hints: usize) -> Self {
-        let (sender, hints) = sync_channel(max_hints);
-        let inbox = Arc::new(Inbox {
-            sender,
-            overflow: AtomicBool::new(false),
-            n_overflows: AtomicU64::new(0),
-            failure: Mutex::new(None),
-        });
         let mut watcher = Self {
             root: root.to_owned(),
             real_root: root.to_owned(),
@@ -85,22 +66,21 @@ impl Watcher {
             inotify: None,
             watched: BTreeSet::new(),
             mode: WatchMode::Events,
-            hints,
-            inbox,
+            inbox: Arc::new(Inbox::new(MAX_HINTS)),
         };
         if let Some(name) = network_file_system(root) {
-            info!(root = %root.display(), file_system = name, "no file events on network file systems, polling");
+            info!(root = %root.display(), file_system = name, "no file events here, polling");
             watcher.mode = WatchMode::Polling { why: format!("network file system {name}") };
             return watcher;
         }
         let inbox = Arc::clone(&watcher.inbox);
         let config = notify::Config::default().with_follow_symlinks(false);
-        match RecommendedWatcher::new(move |event| inbox.receive(event), config) {
+        match RecommendedWatcher::new(move |event| receive(&inbox, event), config) {
             Ok(inotify) => {
                 watcher.inotify = Some(inotify);
                 watcher.watch_root();
             }
-            Err(error) => watcher.poll(&error.to_string()),
+            Err(error) => watcher.poll(&format!("inotify cannot be started: {error}")),
         }
         watcher
     }
@@ -114,10 +94,11 @@ impl Watcher {
     /// How often hints were lost because nobody read them or the kernel's queue was full.
     #[must_use]
     pub fn n_overflows(&self) -> u64 {
-        self.inbox.n_overflows.load(Ordering::Relaxed)
+        self.inbox.n_overflows()
     }
 
     /// Waits for a hint, at most `timeout`, and returns all that are there; none in polling mode.
+    /// Hints are gathered for a tenth of a second, while files are only being written for a second.
     ///
     /// Scan after the call: what these hints speak of is then on disk to be seen.
     pub fn wait(&mut self, timeout: Duration) -> Vec<FileEvent> {
@@ -125,16 +106,9 @@ impl Watcher {
         if self.inotify.is_some() && self.watched.is_empty() {
             self.watch_root();
         }
-        let first = self.hints.recv_timeout(timeout).ok();
-        let mut hints: Vec<_> = first.into_iter().collect();
-        hints.extend(self.hints.try_iter().take(MAX_HINTS));
-        if self.inbox.overflow.swap(false, Ordering::AcqRel) {
-            hints.push(FileEvent::Rescan);
-        }
-        let failure = self.inbox.failure().take();
+        let (mut hints, failure) = self.inbox.take(timeout);
         if let Some(why) = failure {
             self.poll(&why);
-            hints.push(FileEvent::Rescan);
         }
         if hints.contains(&FileEvent::Rescan) && self.inotify.is_some() {
             self.watched.clear();
@@ -142,6 +116,9 @@ impl Watcher {
         }
         for hint in &mut hints {
             self.follow(hint);
+        }
+        if self.inotify.is_some() && self.watched.is_empty() {
+            self.watch_root();
         }
         hints
     }
@@ -158,9 +135,9 @@ impl Watcher {
         if matches!(hint, FileEvent::Removed(_)) {
             let below = self.watched.range(path.clone()..).take_while(|dir| dir.starts_with(&path));
             let below: Vec<_> = below.cloned().collect();
-            below.iter().for_each(|dir| {
+            for dir in &below {
                 self.watched.remove(dir);
-            });
+            }
         } else if fs::symlink_metadata(&path).is_ok_and(|stat| stat.is_dir()) {
             self.watch_tree(&path);
         }
@@ -222,7 +199,7 @@ impl Watcher {
                 true
             }
             Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
-                self.poll("fs.inotify.max_user_watches is used up");
+                self.poll(NO_WATCHES);
                 false
             }
             Err(error) => {
@@ -246,31 +223,22 @@ impl Watcher {
     }
 }
 
-impl Inbox {
-    /// Runs in the event thread, which must never wait: the kernel's queue is bounded too.
-    fn receive(&self, event: notify::Result<notify::Event>) {
-        match event {
-            Ok(event) if event.need_rescan() => {
-                self.n_overflows.fetch_add(1, Ordering::Relaxed);
-                self.push(FileEvent::Rescan);
+/// Runs in the event thread, which must never wait: the kernel's queue is bounded too.
+fn receive(inbox: &Inbox, event: notify::Result<notify::Event>) {
+    match event {
+        Ok(event) if event.need_rescan() => inbox.lost(),
+        Ok(event) => {
+            // Writing goes on for as long as a save takes; only its end is worth a scan at once.
+            let is_writing = matches!(
+                event.kind,
+                EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_))
+            );
+            for hint in hints_of(event) {
+                inbox.push(hint, !is_writing);
             }
-            Ok(event) => hints_of(event).into_iter().for_each(|hint| self.push(hint)),
-            Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
-                *self.failure() = Some("fs.inotify.max_user_watches is used up".to_owned());
-                self.push(FileEvent::Rescan);
-            }
-            Err(_) => self.push(FileEvent::Rescan),
         }
-    }
-
-    fn push(&self, hint: FileEvent) {
-        if self.sender.try_send(hint).is_err() && !self.overflow.swap(true, Ordering::AcqRel) {
-            self.n_overflows.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn failure(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+        Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => inbox.fail(NO_WATCHES),
+        Err(_) => inbox.lost(),
     }
 }
 

@@ -185,8 +185,12 @@ fn rest_of(parts: &[Part<'_>], step: usize) -> String {
     let is_counted = |part: &Part<'_>| part.number.is_some() && part.rank < STEP_WORDS.len();
     // The value of a metric in a name (`val_loss=0.31`) changes from save to save.
     let is_decimal = |text: &str| text.contains('.') && text.parse::<f64>().is_ok();
+    let is_counter = |idx: usize| {
+        is_step_word(&parts[idx]) && parts.get(idx + 1).is_some_and(|next| next.number.is_some())
+    };
     let kept = parts.iter().enumerate().filter(|(idx, part)| {
-        *idx != step && !is_counted(part) && !part.text.is_empty() && !is_decimal(part.text)
+        let is_dropped = *idx == step || is_counted(part) || is_counter(*idx);
+        !is_dropped && !part.text.is_empty() && !is_decimal(part.text)
     });
     let mut rest = String::new();
     let mut only_neutral = true;
@@ -245,6 +249,7 @@ mod tests {
         };
         check("model-1000", Some(1000), "");
         check("step_500", Some(500), "");
+        check("model_step500", Some(500), "");
         check("500", Some(500), "");
         check("epoch=3-step=1000", Some(1000), "");
         check("step=1000-epoch=3", Some(1000), "");
@@ -253,7 +258,7 @@ mod tests {
         check("ema-100", Some(100), "ema");
         check("ema_model-100", Some(100), "ema_model");
         check("llama-7b-1000", Some(1000), "llama-7b");
-        check("llama-7b-step-1000", Some(1000), "llama-7b-step");
+        check("llama-7b-step-1000", Some(1000), "llama-7b");
         check("model-7-1000", Some(1000), "model-7");
         check("model", None, "");
         check("ema", None, "ema");

@@ -1,6 +1,6 @@
 //! A bounded walk below a root that finds saves by the names of files and directories.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -116,8 +116,7 @@ pub fn scan(root: &Path, limits: &ScanLimits) -> ScanOutcome {
     let mut outcome = walk.outcome;
     outcome.saves.extend(without_links(walk.plain));
     outcome.saves.sort_by(|left, right| {
-        let key = |save: &FoundSave| (save.run.clone(), save.step);
-        key(left).cmp(&key(right)).then_with(|| left.path.cmp(&right.path))
+        (&left.run, left.step, &left.path).cmp(&(&right.run, right.step, &right.path))
     });
     outcome
 }
@@ -236,9 +235,10 @@ impl Walk<'_> {
             // A lone model.safetensors among other weight files is named itself: whoever reads the
             // directory would take all of them for one model.
             let is_file = more.is_empty() && !names::is_index(&first.text);
-            let path = match is_file && !apart.is_empty() {
-                true => directory.join(&first.name),
-                false => directory.to_owned(),
+            let path = if is_file && !apart.is_empty() {
+                directory.join(&first.name)
+            } else {
+                directory.to_owned()
             };
             let files: Vec<_> = together.iter().chain(&beside).copied().collect();
             let place = Place { run_path: directory.to_owned(), path, step: None };
@@ -354,10 +354,10 @@ fn without_links(mut saves: Vec<FoundSave>) -> Vec<FoundSave> {
         let name = save.weights().next().map_or("", |file| names::stem(&file.name)).to_owned();
         (save.step.is_none(), names::is_alias(&name), save.path.clone())
     });
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     saves.retain(|save| {
         let first = save.weights().next().map(|file| (file.dev, file.ino));
-        first.is_none_or(|inode| seen.insert(inode, ()).is_none())
+        first.is_none_or(|inode| seen.insert(inode))
     });
     saves
 }

@@ -7,8 +7,14 @@ use std::time::Duration;
 use super::hint::FileEvent;
 use super::names;
 use super::save::{Content, FileKind, FoundSave};
-use super::scan::ScanOutcome;
+use super::scan::{ScanError, ScanOutcome};
 use super::settled::SettledSave;
+use entry::{Entry, Returned, RunState, Slot, entry_of, is_numbered_directory, slot_of};
+
+mod entry;
+mod rules;
+
+pub use rules::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules};
 
 /// Saves that are gone are remembered up to this number, so that a renamed directory is not counted
 /// again and a step written anew gets its next version.
@@ -16,93 +22,6 @@ const MAX_DEPARTED: usize = 4096;
 
 /// Longest wait before a save that was given back is handed out again.
 const MAX_RETRY: Duration = Duration::from_secs(60);
-
-/// Waits and bounds of a [`Settler`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SettleRules {
-    /// For how long no stamp of a save may change, with a sign that it is complete. Longer than a
-    /// writer stalls: at 20 ms a fifth of all reads were torn, at 200 ms none.
-    pub quiet: Duration,
-    /// The same without any sign.
-    pub settle: Duration,
-    /// Saves waiting at once; of more, the ones written last are kept and the others wait for a later
-    /// scan.
-    pub max_pending: usize,
-}
-
-impl SettleRules {
-    /// For local file systems: 2 s and 30 s.
-    #[must_use]
-    pub const fn local() -> Self {
-        let (quiet, settle) = (Duration::from_secs(2), Duration::from_secs(30));
-        Self { quiet, settle, max_pending: 10_000 }
-    }
-
-    /// For network file systems, whose clients show stamps some seconds late: 10 s and 120 s.
-    #[must_use]
-    pub const fn network() -> Self {
-        let (quiet, settle) = (Duration::from_secs(10), Duration::from_secs(120));
-        Self { quiet, settle, max_pending: 10_000 }
-    }
-}
-
-impl Default for SettleRules {
-    fn default() -> Self {
-        Self::local()
-    }
-}
-
-/// Why a settled save was not read to the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GiveBack {
-    /// Its files end early or do not belong together.
-    Incomplete,
-    /// Its files changed while they were read.
-    Changed,
-    /// Its files could not be opened or read.
-    Unreadable,
-}
-
-/// What has happened so far; every number only grows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SettleCounters {
-    /// Saves handed out, again after a return included.
-    pub settled: u64,
-    /// Saves given back.
-    pub given_back: u64,
-    /// Saves that vanished before they were handed out.
-    pub vanished: u64,
-    /// Times that a save was put off because [`SettleRules::max_pending`] were waiting.
-    pub deferred: u64,
-    /// Saves whose content had been handed out under another path.
-    pub renamed: u64,
-}
-
-/// A save that waits, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PendingSave {
-    /// Name of its run.
-    pub run: String,
-    /// The directory or file.
-    pub path: PathBuf,
-    /// Step from the name.
-    pub step: Option<u64>,
-    /// When its files last changed, on the caller's clock.
-    pub changed_at: Duration,
-    /// What it waits for.
-    pub state: PendingState,
-}
-
-/// What a save waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PendingState {
-    /// No weight file is there yet.
-    NoWeights,
-    /// Files are missing or still changing, or nothing says yet that they are complete.
-    Writing,
-    /// It looked complete, was given back for this reason, and will be tried again.
-    Returned(GiveBack),
-}
 
 /// Decides which of the saves that scans find are complete, each content once.
 ///
@@ -135,42 +54,6 @@ pub struct Settler {
     runs: HashMap<String, RunState>,
     rescan_at: Option<Duration>,
     counters: SettleCounters,
-}
-
-/// What the versions of a save are counted by: run and step, or the path if there is no step.
-type Slot = (String, Option<u64>, Option<PathBuf>);
-
-#[derive(Debug)]
-struct Entry {
-    found: FoundSave,
-    content: Content,
-    sequence: u64,
-    seen_first: Duration,
-    changed_at: Duration,
-    seen_at: Duration,
-    scan: u64,
-    /// Whether the index or the only weight file was closed since the last change.
-    closed: bool,
-    /// Whether the directory was renamed to this name since the last change.
-    moved_in: bool,
-    handed: Option<Content>,
-    returned: Option<Returned>,
-}
-
-#[derive(Debug)]
-struct Returned {
-    why: GiveBack,
-    n_times: u32,
-    retry_at: Duration,
-}
-
-/// What the saves of a run say of one another, as of the last scan.
-#[derive(Debug, Default)]
-struct RunState {
-    has_trainer_state: bool,
-    /// Complete steps, ascending, each with the oldest weights' mtime; later the largest of these of
-    /// this and all later steps.
-    complete: Vec<(u64, i64)>,
 }
 
 impl Settler {
@@ -249,7 +132,7 @@ impl Settler {
         self.entries.retain(|at, entry| {
             let keep = !at.starts_with(path);
             if !keep {
-                contents.remove(&entry.content);
+                contents.remove(entry.handed.as_ref().unwrap_or(&entry.content));
                 versions.remove(&entry.slot());
             }
             keep
@@ -257,10 +140,12 @@ impl Settler {
     }
 
     /// When to scan and observe again at the latest for a save to be settled on time; `None` if
-    /// nothing waits. It may lie in the past.
+    /// nothing waits. After [`Settler::observe`] and [`Settler::take_settled`] it lies ahead.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let waiting = self.entries.values().filter(|entry| entry.is_waiting());
+        // What the last scan could not see would be due again and again.
+        let is_seen = |entry: &&Entry| entry.is_waiting() && entry.scan == self.n_scans;
+        let waiting = self.entries.values().filter(is_seen);
         waiting.filter_map(|entry| self.due(entry)).chain(self.rescan_at).min()
     }
 
@@ -358,10 +243,13 @@ impl Settler {
         let name = path.file_name().map(names::escape).unwrap_or_default();
         let is_directory = entry.found.path == path && !names::is_weights(&name);
         entry.moved_in |= is_directory;
-        entry.closed |= match entry.found.file(FileKind::Index) {
-            Some(index) => index.name == name,
-            None => entry.found.weights().count() == 1 && entry.is_tensor_file(path),
-        };
+        if entry.is_tensor_file(path) {
+            // A shard that is finished after the index may not be the one that the index names.
+            entry.closed = match entry.found.file(FileKind::Index) {
+                Some(index) => index.name == name,
+                None => entry.found.weights().count() == 1,
+            };
+        }
     }
 
     fn drop_vanished(&mut self, scan: &ScanOutcome) {
@@ -370,7 +258,7 @@ impl Settler {
         }
         let n_scans = self.n_scans;
         let hidden = |path: &Path| {
-            let mut blind = scan.errors.iter().map(|error| error.path());
+            let mut blind = scan.errors.iter().map(ScanError::path);
             blind.any(|blind| path.starts_with(blind) || blind.starts_with(path))
         };
         let is_gone = |path: &PathBuf, entry: &mut Entry| entry.scan != n_scans && !hidden(path);
@@ -455,7 +343,7 @@ impl Settler {
         }
         let name = found.path.file_name().map(names::escape).unwrap_or_default();
         let expects_trainer = names::is_trainer_directory(&name)
-            || (is_directory(found) && run.is_some_and(|run| run.has_trainer_state));
+            || (is_numbered_directory(found) && run.is_some_and(|run| run.has_trainer_state));
         !expects_trainer && (entry.closed || (!found.in_place && not_older(FileKind::Index)))
     }
 
@@ -507,67 +395,5 @@ impl Settler {
     }
 }
 
-impl Entry {
-    fn new(now: Duration, sequence: u64, found: FoundSave, content: Content) -> Self {
-        Self {
-            found,
-            content,
-            sequence,
-            seen_first: now,
-            changed_at: now,
-            seen_at: now,
-            scan: 0,
-            closed: false,
-            moved_in: false,
-            handed: None,
-            returned: None,
-        }
-    }
-
-    /// Whether there is content that has not been handed out. Fewer files of what was handed out are
-    /// a deletion half done, not a new version.
-    fn is_waiting(&self) -> bool {
-        self.handed.as_ref().is_none_or(|handed| {
-            !self.content.iter().all(|file| handed.binary_search(file).is_ok())
-        })
-    }
-
-    /// What was said of the files before no longer holds.
-    fn touched(&mut self) {
-        self.closed = false;
-        self.moved_in = false;
-    }
-
-    fn is_tensor_file(&self, path: &Path) -> bool {
-        let name = path.file_name().map(names::escape).unwrap_or_default();
-        let is_tensor = |kind| matches!(kind, FileKind::Weights | FileKind::Index);
-        self.found.files.iter().any(|file| file.name == name && is_tensor(file.kind))
-    }
-
-    fn slot(&self) -> Slot {
-        slot_of(&self.found.run, self.found.step, &self.found.path)
-    }
-}
-
-impl RunState {
-    /// Whether a later step is complete and not older than weights of this mtime. Later by number
-    /// alone is not enough: a run resumed at step 500 still has the old step 1000.
-    fn is_superseded(&self, step: u64, newest_ns: i64) -> bool {
-        let later = self.complete.partition_point(|(other, _)| *other <= step);
-        self.complete.get(later).is_some_and(|(_, mtime)| *mtime >= newest_ns)
-    }
-}
-
-/// The save that a hint's path is, or is a file of.
-fn entry_of<'a>(entries: &'a mut HashMap<PathBuf, Entry>, path: &Path) -> Option<&'a mut Entry> {
-    let path = if entries.contains_key(path) { path } else { path.parent()? };
-    entries.get_mut(path)
-}
-
-fn slot_of(run: &str, step: Option<u64>, path: &Path) -> Slot {
-    (run.to_owned(), step, step.is_none().then(|| path.to_owned()))
-}
-
-fn is_directory(found: &FoundSave) -> bool {
-    found.path.file_name().is_none_or(|name| !names::is_weights(&names::escape(name)))
-}
+#[cfg(test)]
+mod tests;
