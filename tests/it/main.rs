@@ -6,6 +6,8 @@ mod exposition;
 mod golden_linalg;
 mod namings;
 mod physics;
+mod serve;
 mod support;
+mod tidy;
 mod truth;
 mod watch_dirs;

@@ -1,0 +1,13 @@
+//! The built program, started as its users start it: against directories that trainers write,
+//! rotate, break and remove.
+
+mod client;
+mod commands;
+mod demo;
+mod discovery;
+mod lifecycle;
+mod process;
+mod removal;
+mod saves;
+mod torn;
+mod untouched;
