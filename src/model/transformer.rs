@@ -84,13 +84,13 @@ fn head_layout(rule: &Rule, tensors: &[Named<'_>], config: Option<&Value>) -> Op
     let stated = config_number(config, &rule.heads.query);
     let stated_dim = config_number(config, &rule.heads.head_dim);
     let (query, key_value, head_dim) = match (query_rows, stated) {
-        (Rows::Fused { out }, Some(query)) => {
+        (Rows::Fused { out, .. }, Some(query)) => {
             let key_value = config_number(config, &rule.heads.key_value).unwrap_or(query);
             (query, key_value, stated_dim.unwrap_or(out / (query + 2 * key_value)))
         }
-        (Rows::Fused { out }, None) => {
+        (Rows::Fused { out, query }, None) => {
             let head_dim = rule.heads.default_head_dim?;
-            (out / (3 * head_dim), out / (3 * head_dim), head_dim)
+            (query / head_dim, out.saturating_sub(query) / 2 / head_dim, head_dim)
         }
         (Rows::Separate { query: q, key: k }, Some(query)) => {
             let head_dim = stated_dim.unwrap_or(q / query);
@@ -103,32 +103,33 @@ fn head_layout(rule: &Rule, tensors: &[Named<'_>], config: Option<&Value>) -> Op
         }
     };
     let rows_fit = match query_rows {
-        Rows::Fused { out } => (query + 2 * key_value) * head_dim == out,
+        Rows::Fused { out, .. } => (query + 2 * key_value) * head_dim == out,
         Rows::Separate { query: q, key: k } => query * head_dim == q && key_value * head_dim == k,
     };
     let sound = query > 0 && key_value > 0 && head_dim > 0 && query % key_value == 0;
     (sound && (rows_fit || stated.is_some())).then_some(HeadLayout { query, key_value, head_dim })
 }
 
+/// Output rows of a block's attention.
 #[derive(Clone, Copy)]
 enum Rows {
-    Fused { out: usize },
+    /// All in one tensor; the queries are as many as the attention output reads.
+    Fused { out: usize, query: usize },
     Separate { query: usize, key: usize },
 }
 
 fn first_attention_rows(rule: &Rule, tensors: &[Named<'_>]) -> Option<Rows> {
-    let out_of = |wanted: &dyn Fn(&MatrixRule) -> bool| {
-        rule.matrices.iter().filter(|m| wanted(m)).find_map(|m| {
+    let sides = |parts: &[Part]| {
+        rule.matrices.iter().filter(|m| m.parts == parts).find_map(|m| {
             let tensor = tensors.iter().find(|t| match_pattern(&m.tensor, t.bare).is_some())?;
-            Some(tensor.sides(m.layout)?.0)
+            tensor.sides(m.layout)
         })
     };
-    let fused = out_of(&|m| m.parts == [Part::Q, Part::K, Part::V]);
-    let query = out_of(&|m| m.parts == [Part::Q]);
-    let key = out_of(&|m| m.parts == [Part::K]);
-    match (fused, query, key) {
-        (Some(out), _, _) => Some(Rows::Fused { out }),
-        (None, Some(query), Some(key)) => Some(Rows::Separate { query, key }),
+    let fused = sides(&[Part::Q, Part::K, Part::V]);
+    match (fused, sides(&[Part::O]), sides(&[Part::Q]), sides(&[Part::K])) {
+        (Some((out, _)), Some((_, query)), ..) => Some(Rows::Fused { out, query }),
+        (Some((out, _)), None, ..) => Some(Rows::Fused { out, query: out / 3 }),
+        (None, _, Some((query, _)), Some((key, _))) => Some(Rows::Separate { query, key }),
         _ => None,
     }
 }
@@ -140,6 +141,7 @@ fn find_matrices(
     skipped: &mut Vec<Left>,
 ) -> Result<Found, String> {
     let mut found = Found::new();
+    let rows = first_attention_rows(rule, tensors);
     for tensor in tensors {
         let matching = rule
             .matrices
@@ -160,7 +162,7 @@ fn find_matrices(
             let name = layer.map_or_else(|| p.to_owned(), |l| fill(p, l));
             tensors.iter().find(|t| t.bare == name && t.info.shape == [out])
         });
-        for (part, rows) in split_rows(matrix, out, layout).map_err(|why| {
+        for (part, rows) in split_rows(matrix, out, layout, rows).map_err(|why| {
             format!("tensor `{}` of shape {:?}: {why}", tensor.info.name, tensor.info.shape)
         })? {
             let fused = matrix.parts.len() > 1;
@@ -188,6 +190,7 @@ fn split_rows(
     matrix: &MatrixRule,
     out: usize,
     layout: Option<HeadLayout>,
+    attention_rows: Option<Rows>,
 ) -> Result<Vec<(Part, Vec<Range<usize>>)>, String> {
     let n = matrix.parts.len();
     if n == 1 {
@@ -208,13 +211,17 @@ fn split_rows(
             };
             return Ok(matrix.parts.iter().enumerate().map(|(i, p)| (*p, rows_of(i))).collect());
         }
-        let (q, kv) = (query * head_dim, key_value * head_dim);
-        let sizes = [0..q, q..q + kv, q + kv..q + 2 * kv];
-        let parts = matrix.parts.iter().copied();
-        return Ok(parts.zip(sizes.map(|r| std::iter::once(r).collect())).collect());
+        return Ok(concatenated_qkv(query * head_dim, key_value * head_dim));
     }
     if matrix.split == Split::Interleaved {
         return Err("interleaved by heads, and the number of heads is unknown".into());
+    }
+    if let (true, Some(Rows::Fused { query, .. })) = (attention, attention_rows) {
+        let rest = out.saturating_sub(query);
+        if rest == 0 || rest % 2 != 0 {
+            return Err(format!("{out} output rows, expected {query} queries, then keys and values"));
+        }
+        return Ok(concatenated_qkv(query, rest / 2));
     }
     if out % n != 0 {
         return Err(format!("{out} output rows do not split into {n} equal parts"));
@@ -222,6 +229,11 @@ fn split_rows(
     let size = out / n;
     let rows_of = |i: usize| std::iter::once(i * size..(i + 1) * size).collect();
     Ok(matrix.parts.iter().enumerate().map(|(i, p)| (*p, rows_of(i))).collect())
+}
+
+fn concatenated_qkv(q: usize, kv: usize) -> Vec<(Part, Vec<Range<usize>>)> {
+    let rows = [(Part::Q, 0..q), (Part::K, q..q + kv), (Part::V, q + kv..q + 2 * kv)];
+    rows.into_iter().map(|(part, range)| (part, vec![range])).collect()
 }
 
 /// The shapes of a block must fit one another; this is what tells layouts with equal names apart.
@@ -391,9 +403,14 @@ impl Builder<'_> {
         self.per_head(rule.pair, layer, (&q.name, between.law()), (&key, &query), true, pairs);
         for pair in &mut pairs[before..] {
             pair.norm_between = between == Between::Norm;
-            if let (Some(h), None) = (pair.head, pair.group) {
-                pair.reader.bias = bias_rows(q, head_rows(h, heads.head_dim));
-            }
+            let per_group = heads.query / heads.key_value;
+            let members = match (pair.head, pair.group) {
+                (Some(h), _) => h..h + 1,
+                (None, Some(g)) => g * per_group..(g + 1) * per_group,
+                (None, None) => 0..0,
+            };
+            let bias = |h| bias_rows(q, head_rows(h, heads.head_dim));
+            pair.reader.bias = members.filter_map(bias).collect();
         }
     }
 

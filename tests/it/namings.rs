@@ -88,6 +88,7 @@ fn gpt2_as_gpt_neox() {
     let mut neox = renamed(&arrays, |n| {
         let n = n.strip_prefix("transformer.").unwrap_or(n);
         let name = n
+            .replacen("h.", "gpt_neox.layers.", usize::from(n.starts_with("h.")))
             .replace("lm_head", "embed_out")
             .replace("wte", "gpt_neox.embed_in")
             .replace("ln_f", "gpt_neox.final_layer_norm")
@@ -95,8 +96,7 @@ fn gpt2_as_gpt_neox() {
             .replace("ln_2", "post_attention_layernorm")
             .replace("attn.c_proj", "attention.dense")
             .replace("mlp.c_fc", "mlp.dense_h_to_4h")
-            .replace("mlp.c_proj", "mlp.dense_4h_to_h")
-            .replace("h.", "gpt_neox.layers.");
+            .replace("mlp.c_proj", "mlp.dense_4h_to_h");
         let transposed = n.contains(".c_") && n.ends_with("weight");
         (!n.contains("c_attn") && !n.contains("wpe")).then_some((name, transposed))
     });
