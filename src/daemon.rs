@@ -19,9 +19,9 @@ mod trend;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, error, info, warn};
@@ -290,10 +290,7 @@ impl Scheduler {
     }
 
     fn patience(&self) -> Patience {
-        Patience {
-            idle_after: self.settings.idle_after,
-            forget_after: self.settings.forget_after,
-        }
+        Patience { idle_after: self.settings.idle_after, forget_after: self.settings.forget_after }
     }
 
     fn handle(&mut self, event: Event) {
@@ -356,7 +353,8 @@ impl Scheduler {
 
     /// A save came to rest: it is queued under the run's name over all roots.
     fn settled(&mut self, root: usize, save: SettledSave, now: Duration) {
-        let Some(run) = self.runs.values_mut().find(|r| r.root == root && r.below == save.run) else {
+        let Some(run) = self.runs.values_mut().find(|r| r.root == root && r.below == save.run)
+        else {
             return;
         };
         run.settled(&save, now);
@@ -410,7 +408,13 @@ impl Scheduler {
                     "analyzed save"
                 );
                 if report.nan + report.inf > 0 {
-                    warn!(run = run.name, step = analyzed.step, nan = report.nan, inf = report.inf, "weights are not finite");
+                    warn!(
+                        run = run.name,
+                        step = analyzed.step,
+                        nan = report.nan,
+                        inf = report.inf,
+                        "weights are not finite"
+                    );
                 }
                 if let Some(on_save) = &self.on_save {
                     let loss = analyzed.trainer.loss;
@@ -435,7 +439,8 @@ impl Scheduler {
         };
         match reload() {
             Ok((settings, rules)) => {
-                let fixed = |s: &Settings| (s.listen, s.threads, s.roots.clone(), s.state_dir.clone());
+                let fixed =
+                    |s: &Settings| (s.listen, s.threads, s.roots.clone(), s.state_dir.clone());
                 if fixed(&settings) != fixed(&self.settings) {
                     warn!("listen, threads, roots and state_dir change at the next start only");
                 }
@@ -467,7 +472,9 @@ impl Scheduler {
         let dropped = self.served.publish(&snapshot, ready);
         for run in &snapshot.runs {
             // Counted once per measured save, however often it is rendered.
-            if self.dropped_for.insert(run.name.clone(), run.analyzed_step) != Some(run.analyzed_step) {
+            if self.dropped_for.insert(run.name.clone(), run.analyzed_step)
+                != Some(run.analyzed_step)
+            {
                 let n = dropped.get(&run.name).copied().unwrap_or(0);
                 *self.facts.series_dropped_total.entry(run.name.clone()).or_insert(0) += n;
             }

@@ -67,7 +67,13 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(name: String, below: String, path: PathBuf, root: usize, now: Duration) -> Self {
+    pub(super) fn new(
+        name: String,
+        below: String,
+        path: PathBuf,
+        root: usize,
+        now: Duration,
+    ) -> Self {
         Self {
             name,
             below,
@@ -162,7 +168,11 @@ impl Run {
         let at = step.unwrap_or(save.sequence);
         self.trend.add(at, &report, &trainer);
         let age = age(save);
-        if self.baseline.as_ref().is_none_or(|(known, _)| age >= *known || self.analyzed != Some(*known)) {
+        if self
+            .baseline
+            .as_ref()
+            .is_none_or(|(known, _)| age >= *known || self.analyzed != Some(*known))
+        {
             self.baseline = Some((age, Arc::new(baseline)));
         }
         if self.analyzed.is_none_or(|known| known <= age) {
@@ -188,7 +198,8 @@ impl Run {
                 self.saves.retain(|_, path| *path != save.path);
                 return None;
             }
-            JobError::Open(OpenError::Changed { .. }) | JobError::Read(ReadError::Changed { .. }) => {
+            JobError::Open(OpenError::Changed { .. })
+            | JobError::Read(ReadError::Changed { .. }) => {
                 bump(&mut self.skipped, reason::CHANGED);
                 return Some(GiveBack::Changed);
             }
@@ -246,7 +257,13 @@ impl Run {
     }
 
     /// What is exported.
-    pub(super) fn facts(&self, queue_length: usize, patience: Patience, now: Duration, unix_now: f64) -> RunFacts {
+    pub(super) fn facts(
+        &self,
+        queue_length: usize,
+        patience: Patience,
+        now: Duration,
+        unix_now: f64,
+    ) -> RunFacts {
         let improvements = self.trend.improvements();
         let each = |value: &dyn Fn(&super::trend::Improvement) -> u64| {
             improvements.iter().map(|(pair, i)| ((*pair).to_owned(), value(i))).collect()
@@ -286,11 +303,14 @@ impl Run {
 
     /// The state, with what a newer save that has not settled waits for.
     fn shown_state(&self) -> RunState {
-        let newer = self.waiting.as_ref().filter(|w| {
-            self.latest.as_ref().is_none_or(|l| w.step.is_none() || w.step >= l.step)
-        });
+        let newer = self
+            .waiting
+            .as_ref()
+            .filter(|w| self.latest.as_ref().is_none_or(|l| w.step.is_none() || w.step >= l.step));
         match (&self.state, newer.map(|w| w.state)) {
-            (RunState::Analyzed, Some(PendingState::Writing | PendingState::NoWeights)) => RunState::Waiting,
+            (RunState::Analyzed, Some(PendingState::Writing | PendingState::NoWeights)) => {
+                RunState::Waiting
+            }
             (state, _) => state.clone(),
         }
     }
@@ -350,7 +370,9 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn of(&mut self, root: usize, root_path: &Path, run: &str, path: &Path) -> String {
         let here = (root, path.to_owned());
-        let base = root_path.file_name().map_or_else(|| "root".into(), |n| n.to_string_lossy().into_owned());
+        let base = root_path
+            .file_name()
+            .map_or_else(|| "root".into(), |n| n.to_string_lossy().into_owned());
         let numbered = (2..).map(|i| format!("{base}-{i}/{run}"));
         let candidates = [run.to_owned(), format!("{base}/{run}")].into_iter().chain(numbered);
         for name in candidates {
@@ -372,10 +394,8 @@ mod tests {
     use super::*;
     use crate::watch::{FileKind, FileStamp};
 
-    const PATIENCE: Patience = Patience {
-        idle_after: Duration::from_secs(3600),
-        forget_after: Duration::from_secs(3600),
-    };
+    const PATIENCE: Patience =
+        Patience { idle_after: Duration::from_hours(1), forget_after: Duration::from_hours(1) };
 
     fn save(step: u64, seconds: i64) -> SettledSave {
         let file = FileStamp {
@@ -439,7 +459,10 @@ mod tests {
     }
 
     fn missing() -> JobError {
-        JobError::Open(OpenError::Incomplete { path: "/x".into(), what: "shard 2 is missing".into() })
+        JobError::Open(OpenError::Incomplete {
+            path: "/x".into(),
+            what: "shard 2 is missing".into(),
+        })
     }
 
     #[test]

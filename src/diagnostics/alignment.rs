@@ -11,6 +11,11 @@ use crate::linalg::{
 use crate::model::{Law, Operand, Pair};
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<(), AnalyzeError> {
+    for operand in [&pair.writer, &pair.reader] {
+        if analysis.too_large(&title(pair), &operand.parts) {
+            return Ok(());
+        }
+    }
     let writer = analysis.store.operand(&pair.writer)?;
     let reader = analysis.store.operand(&pair.reader)?;
     for (dense, operand) in [(&writer, &pair.writer), (&reader, &pair.reader)] {
@@ -78,8 +83,11 @@ fn pair_report(
         writer_bias: biases.writer.as_deref(),
         reader_bias: biases.reader.as_deref(),
     })?;
-    let (overlap, flag) =
-        if pair.group.is_some() { Default::default() } else { subspaces(analysis, pair, writer, reader)? };
+    let (overlap, flag) = if pair.group.is_some() {
+        Default::default()
+    } else {
+        subspaces(analysis, pair, writer, reader)?
+    };
     Ok(PairReport {
         pair: pair.name.as_str(),
         kind: pair.name.kind(),

@@ -20,6 +20,9 @@ struct Whole {
     bias: Option<BiasView>,
 }
 
+/// A part of a tensor and its output rows.
+type PartRows = (Part, Vec<Range<usize>>);
+
 type Found = BTreeMap<(Option<usize>, Role), Whole>;
 
 /// Builds the graph.
@@ -114,8 +117,14 @@ fn head_layout(rule: &Rule, tensors: &[Named<'_>], config: Option<&Value>) -> Op
 #[derive(Clone, Copy)]
 enum Rows {
     /// All in one tensor; the queries are as many as the attention output reads.
-    Fused { out: usize, query: usize },
-    Separate { query: usize, key: usize },
+    Fused {
+        out: usize,
+        query: usize,
+    },
+    Separate {
+        query: usize,
+        key: usize,
+    },
 }
 
 fn first_attention_rows(rule: &Rule, tensors: &[Named<'_>]) -> Option<Rows> {
@@ -146,7 +155,7 @@ fn find_matrices(
         let matching = rule
             .matrices
             .iter()
-            .find_map(|m| match_pattern(&m.tensor, tensor.bare).map(|layer| (m, layer)));
+            .find_map(|m| match_pattern(&m.tensor, tensor.bare).map(|place| (m, place.layer)));
         let Some((matrix, layer)) = matching else { continue };
         let Some((out, cols)) = tensor.sides(matrix.layout) else {
             skipped.push(Left {
@@ -191,7 +200,7 @@ fn split_rows(
     out: usize,
     layout: Option<HeadLayout>,
     attention_rows: Option<Rows>,
-) -> Result<Vec<(Part, Vec<Range<usize>>)>, String> {
+) -> Result<Vec<PartRows>, String> {
     let n = matrix.parts.len();
     if n == 1 {
         return Ok(vec![(matrix.parts[0], std::iter::once(0..out).collect())]);
@@ -219,11 +228,13 @@ fn split_rows(
     if let (true, Some(Rows::Fused { query, .. })) = (attention, attention_rows) {
         let rest = out.saturating_sub(query);
         if rest == 0 || rest % 2 != 0 {
-            return Err(format!("{out} output rows, expected {query} queries, then keys and values"));
+            return Err(format!(
+                "{out} output rows, expected {query} queries, then keys and values"
+            ));
         }
         return Ok(concatenated_qkv(query, rest / 2));
     }
-    if out % n != 0 {
+    if !out.is_multiple_of(n) {
         return Err(format!("{out} output rows do not split into {n} equal parts"));
     }
     let size = out / n;
@@ -231,7 +242,7 @@ fn split_rows(
     Ok(matrix.parts.iter().enumerate().map(|(i, p)| (*p, rows_of(i))).collect())
 }
 
-fn concatenated_qkv(q: usize, kv: usize) -> Vec<(Part, Vec<Range<usize>>)> {
+fn concatenated_qkv(q: usize, kv: usize) -> Vec<PartRows> {
     let rows = [(Part::Q, 0..q), (Part::K, q..q + kv), (Part::V, q + kv..q + 2 * kv)];
     rows.into_iter().map(|(part, range)| (part, vec![range])).collect()
 }
@@ -283,7 +294,13 @@ impl Builder<'_> {
         self.found.get(&(layer, role))
     }
 
-    fn pairs_of(&self, rule: &PairRule, layer: usize, pairs: &mut Vec<Pair>, skipped: &mut Vec<Left>) {
+    fn pairs_of(
+        &self,
+        rule: &PairRule,
+        layer: usize,
+        pairs: &mut Vec<Pair>,
+        skipped: &mut Vec<Left>,
+    ) {
         let unless = rule.unless.iter().cloned().collect::<Vec<_>>();
         if config_value(self.config, &unless).and_then(Value::as_bool) == Some(true) {
             if layer == 0 {
@@ -326,9 +343,8 @@ impl Builder<'_> {
     /// Pairs of one writer and one reader a layer.
     fn single(&self, rule: &PairRule, layer: usize) -> Option<Pair> {
         let here = |role| self.whole(Some(layer), role);
-        let plain = |w: &Whole| {
-            Operand::new(w.name.clone(), w.view.clone()).with_bias(w.bias.clone())
-        };
+        let plain =
+            |w: &Whole| Operand::new(w.name.clone(), w.view.clone()).with_bias(w.bias.clone());
         let last = layer + 1 == self.depth;
         let (writer, reader, reader_layer) = match rule.pair {
             PairName::UpDown => (plain(here(Role::Up)?), plain(here(Role::Down)?), layer),
@@ -485,10 +501,10 @@ impl Builder<'_> {
 }
 
 fn bias_rows(whole: &Whole, rows: Range<usize>) -> Option<BiasView> {
-    whole.bias.as_ref().map(|b| BiasView {
-        tensor: b.tensor.clone(),
-        rows: super::sub_ranges(&b.rows, rows),
-    })
+    whole
+        .bias
+        .as_ref()
+        .map(|b| BiasView { tensor: b.tensor.clone(), rows: super::sub_ranges(&b.rows, rows) })
 }
 
 fn head_rows(head: usize, head_dim: usize) -> Range<usize> {
