@@ -5,6 +5,7 @@
 //! writer `W1` (m × n), whose columns lie in the shared space R^m, and a reader `W2` (p × m), whose
 //! rows lie in it.
 
+mod blocks;
 mod chain;
 mod names;
 mod recognize;

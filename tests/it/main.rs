@@ -10,6 +10,7 @@ mod exposition;
 mod golden_linalg;
 mod namings;
 mod physics;
+mod recognize;
 mod support;
 mod truth;
 mod watch_dirs;
