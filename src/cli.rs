@@ -68,7 +68,7 @@ struct ServeArgs {
     /// Directory for what must outlive a restart
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Write the metrics to this file too, for node_exporter's textfile collector
+    /// Write the metrics to this file too, for `node_exporter`'s textfile collector
     #[arg(long, value_name = "FILE")]
     textfile: Option<PathBuf>,
     #[command(flatten)]
@@ -85,7 +85,7 @@ struct AnalyzeArgs {
     /// What to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Write the metrics to this file, for node_exporter's textfile collector, instead of printing
+    /// Write the metrics to this file, for `node_exporter`'s textfile collector, instead of printing
     #[arg(long, value_name = "FILE")]
     textfile: Option<PathBuf>,
     /// Configuration file (YAML)
@@ -118,7 +118,7 @@ struct DemoArgs {
     /// End after this many seconds [default: until Ctrl-C]
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
-    /// Train a linear network instead of a ReLU one
+    /// Train a linear network instead of a `ReLU` one
     #[arg(long)]
     linear: bool,
     #[command(flatten)]
@@ -132,7 +132,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Analyze(args) => analyze::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::CheckConfig { file } => check_config(&file),
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => demo::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -168,7 +168,7 @@ fn print(text: &str) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::output(e)),
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::output(&e)),
         _ => Ok(()),
     }
 }

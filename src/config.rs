@@ -67,7 +67,7 @@ pub struct Settings {
     pub roots: Vec<PathBuf>,
     /// Directory for what must outlive a restart.
     pub state_dir: Option<PathBuf>,
-    /// File to write in node_exporter's textfile format after every change.
+    /// File to write in `node_exporter`'s textfile format after every change.
     pub textfile: Option<PathBuf>,
     /// Time between scans of a local root; events only shorten it.
     pub scan_interval: Duration,
@@ -145,10 +145,10 @@ impl Default for Settings {
             state_dir: None,
             textfile: None,
             scan_interval: Duration::from_secs(15),
-            scan_interval_network: Duration::from_secs(60),
+            scan_interval_network: Duration::from_mins(1),
             quiet: Duration::from_secs(2),
             settle: Duration::from_secs(30),
-            settle_network: Duration::from_secs(120),
+            settle_network: Duration::from_mins(2),
             max_depth: 6,
             threads: 1,
             memory_limit: 1 << 30,

@@ -12,30 +12,27 @@ mod priority;
 mod queue;
 mod root;
 mod runs;
+mod scheduler;
 mod state;
 pub mod textfile;
 mod trend;
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
-use tracing::{debug, error, info, warn};
+use tracing::debug;
 
 use crate::config::Settings;
-use crate::diagnostics::{Options, Report};
-use crate::metrics::{self, DaemonFacts, Snapshot};
+use crate::diagnostics::Report;
 use crate::model::Rule;
-use crate::watch::SettledSave;
-use http::{Limits, Served, Server};
-use job::{Done, Job};
-use queue::Queue;
+use http::{Limits, Served};
+use job::Done;
 use root::{Root, Scanned};
-use runs::{Names, Patience, Run, error_text};
+use scheduler::{Parts, Scheduler, Worker};
 pub use state::{StateDir, StateError};
 
 /// Events that wait for the scheduler; senders wait when it is full.
@@ -44,8 +41,6 @@ const MAX_EVENTS: usize = 1024;
 const RENDER_INTERVAL: Duration = Duration::from_millis(200);
 /// Time between two renderings when nothing happens, which keeps `process_*` current.
 const IDLE_INTERVAL: Duration = Duration::from_secs(15);
-/// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
-const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -161,32 +156,13 @@ impl Daemon {
             .map(|index| start_worker(index, sender.clone()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(start_error("worker"))?;
-        let scheduler = Scheduler {
-            started: Instant::now(),
-            options: options(&setup.settings),
-            rules: Arc::new(setup.rules),
-            facts: DaemonFacts {
-                version: env!("CARGO_PKG_VERSION").into(),
-                series_limit: Some(setup.settings.series_limit),
-                config_last_reload_successful: Some(true),
-                ..DaemonFacts::default()
-            },
-            settings: setup.settings,
-            scanned: vec![false; roots.len()],
-            roots,
-            idle: (0..workers.len()).collect(),
-            workers,
-            queue: Queue::default(),
-            runs: BTreeMap::new(),
-            names: Names::default(),
-            served,
-            server,
-            stop,
-            reload: setup.reload,
-            on_save: setup.on_save,
-            dropped_for: BTreeMap::new(),
-            textfile_failed: false,
-        };
+        let scheduler = Scheduler::new(
+            Parts { roots, workers, server, served, stop },
+            setup.settings,
+            setup.rules,
+            setup.reload,
+            setup.on_save,
+        );
         Ok(Self { scheduler, events, handle: Handle(sender) })
     }
 
@@ -225,23 +201,8 @@ impl Daemon {
     }
 }
 
-fn options(settings: &Settings) -> Arc<Options> {
-    Arc::new(Options {
-        k: settings.k.clone(),
-        rotation_k: settings.rotation_k.clone(),
-        memory_limit: settings.memory_limit,
-    })
-}
-
-/// A worker takes one job at a time.
-#[derive(Debug)]
-struct Worker {
-    jobs: SyncSender<Job>,
-    cancel: Arc<AtomicBool>,
-}
-
 fn start_worker(index: usize, events: SyncSender<Event>) -> std::io::Result<Worker> {
-    let (jobs, inbox) = sync_channel::<Job>(1);
+    let (jobs, inbox) = sync_channel::<job::Job>(1);
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         priority::lowest();
         while let Ok(job) = inbox.recv() {
@@ -251,274 +212,4 @@ fn start_worker(index: usize, events: SyncSender<Event>) -> std::io::Result<Work
         }
     })?;
     Ok(Worker { jobs, cancel: Arc::new(AtomicBool::new(false)) })
-}
-
-/// Owner of the table of runs.
-struct Scheduler {
-    started: Instant,
-    settings: Settings,
-    options: Arc<Options>,
-    rules: Arc<Vec<Rule>>,
-    facts: DaemonFacts,
-    roots: Vec<Root>,
-    /// Which roots have been scanned at least once.
-    scanned: Vec<bool>,
-    workers: Vec<Worker>,
-    idle: Vec<usize>,
-    queue: Queue,
-    runs: BTreeMap<String, Run>,
-    names: Names,
-    served: Arc<Served>,
-    server: Server,
-    stop: Arc<AtomicBool>,
-    reload: Option<Reload>,
-    on_save: Option<OnSave>,
-    /// Run → step for which its dropped series were counted.
-    dropped_for: BTreeMap<String, Option<u64>>,
-    textfile_failed: bool,
-}
-
-impl std::fmt::Debug for Scheduler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scheduler").field("runs", &self.runs.len()).finish_non_exhaustive()
-    }
-}
-
-impl Scheduler {
-    fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    fn patience(&self) -> Patience {
-        Patience {
-            idle_after: self.settings.idle_after,
-            forget_after: self.settings.forget_after,
-        }
-    }
-
-    fn handle(&mut self, event: Event) {
-        match event {
-            Event::Scanned(scanned) => self.scanned(*scanned),
-            Event::Done(worker, done) => {
-                self.idle.push(worker);
-                self.done(*done);
-            }
-            Event::Request(Request::Reload) => self.reload(),
-            Event::Request(Request::Stop) => {}
-        }
-        self.dispatch();
-    }
-
-    fn scanned(&mut self, scanned: Scanned) {
-        let now = self.now();
-        let Scanned { root, mode, settled, pending, gone, n_errors } = scanned;
-        self.scanned[root] = true;
-        let root_path = self.roots[root].path.clone();
-        self.facts.watch_modes.insert(root_path.display().to_string(), watch_mode(&mode));
-        self.facts.last_scan_timestamp_seconds = Some(unix_now());
-        self.facts.scan_errors_total += n_errors;
-        let pending_runs = pending.iter().map(|p| (p.run.clone(), run_path_of(&p.path)));
-        let settled_runs = settled.iter().map(|s| (s.run.clone(), s.run_path.clone()));
-        let mut here: Vec<(String, PathBuf)> = settled_runs.chain(pending_runs).collect();
-        here.sort();
-        here.dedup_by(|a, b| a.0 == b.0);
-        for (run, path) in here {
-            let known = self.runs.values().any(|r| r.root == root && r.below == run);
-            if !known {
-                let name = self.names.of(root, &root_path, &run, &path);
-                info!(run = name, path = %path.display(), "found a run");
-                self.runs.insert(name.clone(), Run::new(name, run, path, root, now));
-            }
-        }
-        for save in settled {
-            self.settled(root, save, now);
-        }
-        for run in self.runs.values_mut().filter(|r| r.root == root) {
-            run.pending(&pending);
-        }
-        let patience = self.patience();
-        let is_gone = |r: &Run| r.root == root && gone.contains(&r.below);
-        let forgotten: Vec<String> = self
-            .runs
-            .values()
-            .filter(|r| is_gone(r) || r.forgettable(patience, now))
-            .map(|r| r.name.clone())
-            .collect();
-        for name in forgotten {
-            info!(run = name, "run is gone");
-            self.runs.remove(&name);
-            self.queue.forget(&name);
-            self.names.forget(&name);
-            self.dropped_for.remove(&name);
-            self.facts.series_dropped_total.remove(&name);
-        }
-    }
-
-    /// A save came to rest: it is queued under the run's name over all roots.
-    fn settled(&mut self, root: usize, save: SettledSave, now: Duration) {
-        let Some(run) = self.runs.values_mut().find(|r| r.root == root && r.below == save.run) else {
-            return;
-        };
-        run.settled(&save, now);
-        debug!(run = run.name, path = %save.path.display(), "save is complete");
-        let queued = SettledSave { run: run.name.clone(), ..save };
-        for _ in self.queue.push(queued) {
-            run.outrun();
-        }
-    }
-
-    /// Hands saves to idle workers.
-    fn dispatch(&mut self) {
-        while let Some(worker) = self.idle.pop() {
-            let Some(save) = self.queue.pop() else {
-                self.idle.push(worker);
-                return;
-            };
-            let Some(run) = self.runs.get(&save.run) else {
-                self.idle.push(worker);
-                continue;
-            };
-            let (previous, baseline) = run.before(&save);
-            let job = Job {
-                save,
-                previous,
-                baseline,
-                rules: Arc::clone(&self.rules),
-                options: Arc::clone(&self.options),
-                cancel: Arc::clone(&self.workers[worker].cancel),
-            };
-            if self.workers[worker].jobs.send(job).is_err() {
-                error!(worker, "worker has ended");
-            }
-        }
-    }
-
-    fn done(&mut self, done: Done) {
-        self.facts.analysis_cpu_seconds_total += done.cpu.as_secs_f64();
-        let Some(run) = self.runs.get_mut(&done.save.run) else { return };
-        match &done.result {
-            Ok(analyzed) => {
-                self.facts.analysis_duration.observe(done.wall.as_secs_f64());
-                self.facts.read_bytes_total += analyzed.read_bytes;
-                let report = &analyzed.report;
-                info!(
-                    run = run.name,
-                    step = analyzed.step,
-                    pairs = report.pairs.len(),
-                    skipped = report.skipped.len(),
-                    seconds = done.wall.as_secs_f64(),
-                    "analyzed save"
-                );
-                if report.nan + report.inf > 0 {
-                    warn!(run = run.name, step = analyzed.step, nan = report.nan, inf = report.inf, "weights are not finite");
-                }
-                if let Some(on_save) = &self.on_save {
-                    let loss = analyzed.trainer.loss;
-                    on_save(&SaveNews { run: &run.name, report, loss, wall: done.wall });
-                }
-            }
-            Err(error) => {
-                warn!(run = run.name, path = %done.save.path.display(), error = error_text(error), "save not measured");
-            }
-        }
-        let save = SettledSave { run: run.below.clone(), ..done.save.clone() };
-        let root = run.root;
-        if let Some(why) = run.done(done) {
-            self.roots[root].give_back(&save, why);
-        }
-    }
-
-    fn reload(&mut self) {
-        let Some(reload) = &self.reload else {
-            info!("no configuration file to read again");
-            return;
-        };
-        match reload() {
-            Ok((settings, rules)) => {
-                let fixed = |s: &Settings| (s.listen, s.threads, s.roots.clone(), s.state_dir.clone());
-                if fixed(&settings) != fixed(&self.settings) {
-                    warn!("listen, threads, roots and state_dir change at the next start only");
-                }
-                self.options = options(&settings);
-                self.rules = Arc::new(rules);
-                self.facts.series_limit = Some(settings.series_limit);
-                self.facts.config_last_reload_successful = Some(true);
-                self.settings = settings;
-                info!("configuration read again");
-            }
-            Err(error) => {
-                self.facts.config_last_reload_successful = Some(false);
-                warn!(error, "configuration not read again, the last one stays in force");
-            }
-        }
-    }
-
-    /// Renders and serves what is known now.
-    fn publish(&mut self) {
-        let (now, unix, patience) = (self.now(), unix_now(), self.patience());
-        let queue = &self.queue;
-        let runs = self.runs.values().map(|r| r.facts(queue.len(&r.name), patience, now, unix));
-        let snapshot = Snapshot {
-            daemon: Some(self.facts.clone()),
-            runs: runs.collect(),
-            process: metrics::process_families(),
-        };
-        let ready = self.scanned.iter().all(|done| *done);
-        let dropped = self.served.publish(&snapshot, ready);
-        for run in &snapshot.runs {
-            // Counted once per measured save, however often it is rendered.
-            if self.dropped_for.insert(run.name.clone(), run.analyzed_step) != Some(run.analyzed_step) {
-                let n = dropped.get(&run.name).copied().unwrap_or(0);
-                *self.facts.series_dropped_total.entry(run.name.clone()).or_insert(0) += n;
-            }
-        }
-        if let Some(file) = &self.settings.textfile {
-            let text = metrics::render_text(&Snapshot { process: Vec::new(), ..snapshot });
-            match textfile::write(file, &text) {
-                Ok(()) => self.textfile_failed = false,
-                Err(error) if self.textfile_failed => debug!(%error, "textfile not written"),
-                Err(error) => {
-                    self.textfile_failed = true;
-                    warn!(path = %file.display(), %error, "textfile not written");
-                }
-            }
-        }
-    }
-
-    /// Ends: the work at hand is cancelled at its next step and waited for, then HTTP stops.
-    fn finish(self, events: &Receiver<Event>) {
-        info!("stopping");
-        self.stop.store(true, Ordering::Relaxed);
-        for worker in &self.workers {
-            worker.cancel.store(true, Ordering::Relaxed);
-        }
-        let mut busy = self.workers.len() - self.idle.len();
-        let deadline = Instant::now() + STOP_GRACE;
-        while busy > 0 {
-            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Done(..)) => busy -= 1,
-                Ok(_) => {}
-                // A long decomposition cannot be interrupted; it ends with the process.
-                Err(_) => break,
-            }
-        }
-        self.server.stop();
-        info!("stopped");
-    }
-}
-
-fn watch_mode(mode: &crate::watch::WatchMode) -> metrics::WatchMode {
-    match mode {
-        crate::watch::WatchMode::Events => metrics::WatchMode::Events,
-        crate::watch::WatchMode::Polling { .. } => metrics::WatchMode::Polling,
-    }
-}
-
-/// The directory that holds a save which has not settled.
-fn run_path_of(save: &std::path::Path) -> PathBuf {
-    save.parent().unwrap_or(save).to_owned()
-}
-
-fn unix_now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }

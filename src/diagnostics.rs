@@ -80,9 +80,9 @@ pub struct MatrixReport {
     pub nan: u64,
     /// Infinite elements.
     pub inf: u64,
-    /// ‖W − W_prev‖_F/‖W_prev‖_F against the save compared with.
+    /// ‖W − `W_prev`‖_`F/‖W_prev`‖_F against the save compared with.
     pub update_ratio: Option<f64>,
-    /// k → 1 − ‖U_k(prev)ᵀU_k‖²/k: how far the leading output subspace turned, in `[0, 1]`.
+    /// k → 1 − ‖`U_k(prev)ᵀU_k‖²/k`: how far the leading output subspace turned, in `[0, 1]`.
     pub rotation: BTreeMap<usize, Option<f64>>,
 }
 
@@ -149,13 +149,13 @@ pub struct StderrReport {
 /// Overlap of two leading k-dimensional subspaces of R^m.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct OverlapReport {
-    /// S_k: mean squared cosine of the principal angles, in `[0, 1]`.
+    /// `S_k`: mean squared cosine of the principal angles, in `[0, 1]`.
     pub ratio: f64,
-    /// Mean of S_k for random subspaces, k/m.
+    /// Mean of `S_k` for random subspaces, k/m.
     pub chance: f64,
-    /// (S_k − k/m)/(1 − k/m).
+    /// (`S_k` − k/m)/(1 − k/m).
     pub excess: f64,
-    /// (S_k − k/m)/sd under chance.
+    /// (`S_k` − k/m)/sd under chance.
     pub z: f64,
     /// Smallest principal angle, radians in `[0, π/2]`.
     pub angle_min: f64,
@@ -182,7 +182,7 @@ pub struct HeadReport {
     pub overlap_mean: Option<f64>,
     /// Largest projection kernel between different heads.
     pub overlap_max: Option<f64>,
-    /// Mean for random subspaces, d_h/D.
+    /// Mean for random subspaces, `d_h/D`.
     pub overlap_chance: Option<f64>,
     /// (mean − chance)/(1 − chance).
     pub overlap_excess: Option<f64>,

@@ -5,6 +5,7 @@
 //! writer `W1` (m × n), whose columns lie in the shared space R^m, and a reader `W2` (p × m), whose
 //! rows lie in it.
 
+mod blocks;
 mod chain;
 mod names;
 mod recognize;
@@ -99,15 +100,15 @@ pub struct Operand {
     pub transposed: bool,
     /// Gain to fold into the columns, on readers of a stream.
     pub gain: Option<Gain>,
-    /// Bias on the shared space, where a law needs it.
-    pub bias: Option<BiasView>,
+    /// Biases on the shared space, where a law needs them: one, or one a head of a group.
+    pub bias: Vec<BiasView>,
     /// What to call it.
     pub label: String,
 }
 
 impl Operand {
     fn new(label: String, view: View) -> Self {
-        Self { parts: vec![view], transposed: false, gain: None, bias: None, label }
+        Self { parts: vec![view], transposed: false, gain: None, bias: Vec::new(), label }
     }
 
     fn transposed(mut self) -> Self {
@@ -121,7 +122,7 @@ impl Operand {
     }
 
     fn with_bias(mut self, bias: Option<BiasView>) -> Self {
-        self.bias = bias;
+        self.bias = bias.into_iter().collect();
         self
     }
 

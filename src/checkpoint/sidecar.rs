@@ -67,9 +67,13 @@ pub(super) fn add_config_of_metadata(manifest: &mut Manifest) {
     match bounded_value(text.as_bytes()) {
         Ok(config) if config.is_object() => {
             manifest.config = Some(config);
-            manifest.notes.push("model description taken from the metadata of the weight file".into());
+            manifest
+                .notes
+                .push("model description taken from the metadata of the weight file".into());
         }
-        _ => manifest.notes.push("metadata of the weight file: model description is no JSON object".into()),
+        _ => manifest
+            .notes
+            .push("metadata of the weight file: model description is no JSON object".into()),
     }
 }
 

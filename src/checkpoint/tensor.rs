@@ -142,7 +142,7 @@ mod tests {
     type Act<'a> = &'a dyn Fn(&Path);
 
     const N: usize = 4096;
-    const SMALL: Stretch = Stretch { n_bytes: 1024, longest: Duration::from_secs(60) };
+    const SMALL: Stretch = Stretch { n_bytes: 1024, longest: Duration::from_mins(1) };
 
     fn bytes(seed: u16) -> Vec<u8> {
         let json =

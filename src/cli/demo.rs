@@ -18,18 +18,20 @@ use weightvane::metrics::pair_means;
 /// Time between two saves.
 const SAVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Training that shows the alignment form: this many steps in the first minute.
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const STEPS_IN_A_MINUTE: u32 = 6000;
 /// Saves kept on disk.
 const KEEP: usize = 40;
 
-pub(super) fn run(args: DemoArgs) -> Result<(), Failure> {
+pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     logging::start_quietly(&args.serve.log);
-    let mut settings = Settings::default();
     // The trainer is ours and never stalls between two files, so a short wait is enough; the rules
     // by which a save is complete are the usual ones.
-    settings.quiet = Duration::from_millis(300);
-    settings.scan_interval = Duration::from_secs(1);
+    let mut settings = Settings {
+        quiet: Duration::from_millis(300),
+        scan_interval: Duration::from_secs(1),
+        ..Settings::default()
+    };
     watch::apply(&mut settings, &args.serve);
     let place = Place::take(settings.state_dir.as_deref())?;
     let root = place.root.clone();
@@ -39,10 +41,10 @@ pub(super) fn run(args: DemoArgs) -> Result<(), Failure> {
         let _ = print(&line(news));
     });
     let (daemon, address) = watch::start(settings, vec![root], None, Some(news))?;
-    print(&greeting(&args, address, &run_dir))?;
+    print(&greeting(args, address, &run_dir))?;
     watch::on_signal(daemon.handle())?;
     let stop = Arc::new(AtomicBool::new(false));
-    let trainer = spawn_trainer(&args, run_dir, daemon.handle(), Arc::clone(&stop))?;
+    let trainer = spawn_trainer(args, run_dir, daemon.handle(), Arc::clone(&stop))?;
     daemon.run();
     stop.store(true, Ordering::Relaxed);
     let trained = trainer.join().map_err(|_| Failure::usage("demo: the trainer failed"))?;
@@ -148,7 +150,12 @@ fn spawn_trainer(
 }
 
 /// Trains until the end, by the clock, and saves as it goes.
-fn train(activation: Activation, run_dir: PathBuf, end: Option<Duration>, stop: &AtomicBool) -> Trained {
+fn train(
+    activation: Activation,
+    run_dir: PathBuf,
+    end: Option<Duration>,
+    stop: &AtomicBool,
+) -> Trained {
     let mut trainer = Trainer::new(TrainerConfig::demo(activation));
     let mut writer = CheckpointWriter::new(run_dir, std::num::NonZeroUsize::new(KEEP), None);
     // A short demo shows the same minute faster; the last interval is for the last save to be seen.

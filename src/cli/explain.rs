@@ -24,7 +24,10 @@ fn summary(manifest: &Manifest, graph: &LayerGraph) -> String {
     let files = manifest.files.len();
     let plural = if files == 1 { "" } else { "s" };
     line("checkpoint", manifest.path.display().to_string());
-    line("format", format!("{}, {files} file{plural}, {} tensors", manifest.format, manifest.tensors.len()));
+    line(
+        "format",
+        format!("{}, {files} file{plural}, {} tensors", manifest.format, manifest.tensors.len()),
+    );
     line("step", manifest.step.map_or_else(|| "unknown".into(), |s| s.to_string()));
     line("architecture", format!("{} ({})", graph.architecture, graph.because));
     if let Some(heads) = graph.head_layout {
@@ -70,7 +73,12 @@ fn details(graph: &LayerGraph) -> String {
     if !graph.heads.is_empty() {
         let rows = graph.heads.iter().map(|h| {
             let space = if h.projection == model::Role::Output { "columns" } else { "rows" };
-            vec![h.projection.as_str().into(), h.layer.to_string(), h.heads.len().to_string(), space.into()]
+            vec![
+                h.projection.as_str().into(),
+                h.layer.to_string(),
+                h.heads.len().to_string(),
+                space.into(),
+            ]
         });
         text += "\nHEADS COMPARED\n";
         text += &table(&["projection", "layer", "heads", "space"], 1, rows.collect());
@@ -88,7 +96,7 @@ fn short(operand: &model::Operand) -> String {
     let tail = |name: &str| {
         let parts: Vec<&str> = name.split('.').collect();
         let number = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit());
-        let after = parts.iter().rposition(|p| number(&p)).map_or(0, |at| at + 1);
+        let after = parts.iter().rposition(number).map_or(0, |at| at + 1);
         let tail = parts.get(after..).unwrap_or_default().join(".");
         let tail = if tail == "weight" || tail.is_empty() { name.to_owned() } else { tail };
         tail.strip_suffix(".weight").unwrap_or(&tail).to_owned()
@@ -142,7 +150,15 @@ fn pairs(graph: &LayerGraph) -> String {
         ]);
     }
     let header = [
-        "pair", "kind", "layer", "each of", "m", "law", "norm between", "writer", "reader",
+        "pair",
+        "kind",
+        "layer",
+        "each of",
+        "m",
+        "law",
+        "norm between",
+        "writer",
+        "reader",
         "gain folded into the reader",
     ];
     table(&header, 99, rows)

@@ -47,7 +47,7 @@ impl Failure {
         Self { code: UNREADABLE, message: format!("{}: {message}", path.display()) }
     }
 
-    pub(super) fn output(error: std::io::Error) -> Self {
+    pub(super) fn output(error: &std::io::Error) -> Self {
         Self { code: SYSTEM, message: format!("output: cannot be written: {error}") }
     }
 
@@ -74,9 +74,9 @@ impl From<ConfigError> for Failure {
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let code = match &error {
-            OpenError::Missing { .. } | OpenError::Unreadable { .. } | OpenError::Vanished { .. } => {
-                UNREADABLE
-            }
+            OpenError::Missing { .. }
+            | OpenError::Unreadable { .. }
+            | OpenError::Vanished { .. } => UNREADABLE,
             OpenError::Incomplete { .. } | OpenError::Changed { .. } => TRY_LATER,
             _ => MALFORMED,
         };
@@ -87,7 +87,9 @@ impl From<OpenError> for Failure {
 impl From<AnalyzeError> for Failure {
     fn from(error: AnalyzeError) -> Self {
         let code = match &error {
-            AnalyzeError::Read(ReadError::Unreadable { .. } | ReadError::Vanished { .. }) => UNREADABLE,
+            AnalyzeError::Read(ReadError::Unreadable { .. } | ReadError::Vanished { .. }) => {
+                UNREADABLE
+            }
             AnalyzeError::Read(ReadError::Changed { .. }) | AnalyzeError::Cancelled => TRY_LATER,
             AnalyzeError::Read(_) => MALFORMED,
         };

@@ -12,7 +12,9 @@ impl Bar {
     pub(super) fn new() -> Self {
         // indicatif draws on stderr and hides the bar when that is no terminal.
         let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed}, {eta} to go") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed}, {eta} to go")
+        {
             bar.set_style(style);
         }
         Self(bar)

@@ -35,12 +35,17 @@ pub(super) fn table(header: &[&str], numbers: usize, rows: Vec<Vec<String>>) -> 
 pub(super) fn number(value: Option<f64>) -> String {
     match value {
         None => "–".into(),
-        Some(v) if v == 0.0 => "0".into(),
+        Some(0.0) => "0".into(),
         Some(v) if v.abs() >= 1e5 || v.abs() < 1e-3 => format!("{v:.2e}"),
         Some(v) if v.abs() >= 100.0 => format!("{v:.0}"),
         Some(v) if v.abs() >= 10.0 => format!("{v:.1}"),
         Some(v) => format!("{v:.3}"),
     }
+}
+
+/// A correlation or ratio of order one: three decimals say all.
+fn ratio(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".into(), |v| format!("{v:.3}"))
 }
 
 pub(super) fn integer(value: Option<usize>) -> String {
@@ -94,8 +99,18 @@ fn pairs(report: &Report) -> String {
     }
     let rows = groups.values().map(|pairs| pair_row(pairs)).collect();
     let header = [
-        "pair", "layer", "heads", "m", "law", "gram correlation", "commutator/chance", "k", "overlap",
-        "chance", "gap ratio", "composition",
+        "pair",
+        "layer",
+        "heads",
+        "m",
+        "law",
+        "gram correlation",
+        "commutator/chance",
+        "k",
+        "overlap",
+        "chance",
+        "gap ratio",
+        "composition",
     ];
     table(&header, 5, rows)
 }
@@ -111,20 +126,21 @@ fn pair_row(pairs: &[&PairReport]) -> Vec<String> {
         .max();
     let overlap = k.and_then(|k| mean(pairs, |p| p.overlap.get(&k).map(|o| o.ratio)));
     let per_head = first.head.is_some();
-    let name = if first.norm_between { format!("{} (norm)", first.pair) } else { first.pair.into() };
+    let name =
+        if first.norm_between { format!("{} (norm)", first.pair) } else { first.pair.into() };
     vec![
         name,
         integer(first.layer),
         if per_head { pairs.len().to_string() } else { "–".into() },
         first.dim.to_string(),
         first.law.into(),
-        spread(pairs, |p| p.gram_correlation),
-        spread(pairs, |p| p.commutator_vs_chance),
+        spread(pairs, ratio, |p| p.gram_correlation),
+        spread(pairs, number, |p| p.commutator_vs_chance),
         integer(k),
-        number(overlap),
-        number(k.and_then(|k| first.overlap.get(&k)).map(|o| o.chance)),
-        number(mean(pairs, |p| p.gap_ratio)),
-        number(mean(pairs, |p| p.composition)),
+        ratio(overlap),
+        ratio(k.and_then(|k| first.overlap.get(&k)).map(|o| o.chance)),
+        ratio(mean(pairs, |p| p.gap_ratio)),
+        ratio(mean(pairs, |p| p.composition)),
     ]
 }
 
@@ -138,15 +154,19 @@ fn mean(pairs: &[&PairReport], value: impl Fn(&PairReport) -> Option<f64>) -> Op
     Some(values.iter().sum::<f64>() / f64::from(n))
 }
 
-fn spread(pairs: &[&PairReport], value: impl Fn(&PairReport) -> Option<f64>) -> String {
+fn spread(
+    pairs: &[&PairReport],
+    show: fn(Option<f64>) -> String,
+    value: impl Fn(&PairReport) -> Option<f64>,
+) -> String {
     let values = known(pairs, &value);
-    let text = number(mean(pairs, value));
+    let text = show(mean(pairs, value));
     if values.len() < 2 {
         return text;
     }
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{text} ({} … {})", number(Some(low)), number(Some(high)))
+    format!("{text} ({} … {})", show(Some(low)), show(Some(high)))
 }
 
 fn heads(report: &Report) -> String {
@@ -155,13 +175,14 @@ fn heads(report: &Report) -> String {
             h.projection.to_string(),
             h.layer.to_string(),
             h.heads.to_string(),
-            number(h.overlap_mean),
-            number(h.overlap_max),
-            number(h.overlap_chance),
+            ratio(h.overlap_mean),
+            ratio(h.overlap_max),
+            ratio(h.overlap_chance),
             number(h.effective_heads),
         ]
     });
-    let header = ["projection", "layer", "heads", "overlap", "largest", "chance", "effective heads"];
+    let header =
+        ["projection", "layer", "heads", "overlap", "largest", "chance", "effective heads"];
     table(&header, 1, rows.collect())
 }
 
@@ -181,8 +202,16 @@ fn matrices(matrices: &[MatrixReport]) -> String {
         ]
     });
     let header = [
-        "name", "role", "shape", "dtype", "norm", "spectral norm", "stable rank", "effective rank",
-        "rank", "update",
+        "name",
+        "role",
+        "shape",
+        "dtype",
+        "norm",
+        "spectral norm",
+        "stable rank",
+        "effective rank",
+        "rank",
+        "update",
     ];
     table(&header, 2, rows.collect())
 }

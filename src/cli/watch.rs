@@ -17,7 +17,9 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     apply(&mut settings, &args.serve);
     let roots = if args.roots.is_empty() { settings.roots.clone() } else { args.roots.clone() };
     if roots.is_empty() {
-        return Err(Failure::usage("no directory to watch, expected ROOT or `roots` in --config FILE"));
+        return Err(Failure::usage(
+            "no directory to watch, expected ROOT or `roots` in --config FILE",
+        ));
     }
     for root in &roots {
         check_root(root)?;
@@ -53,7 +55,8 @@ pub(super) fn start(
     on_save: Option<OnSave>,
 ) -> Result<(Daemon, std::net::SocketAddr), Failure> {
     let rules = rules(&settings)?;
-    let listening = |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);
+    let listening =
+        |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);
     let listener = TcpListener::bind(settings.listen).map_err(|e| listening(&e))?;
     let address = listener.local_addr().map_err(|e| listening(&e))?;
     let setup = Setup { settings, rules, roots, listener, reload, on_save };
@@ -87,8 +90,12 @@ fn read_again(
 fn check_root(root: &std::path::Path) -> Result<(), Failure> {
     match std::fs::metadata(root) {
         Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(Failure::unreadable(root, "found a file, expected a directory that holds runs")),
-        Err(e) => Err(Failure::unreadable(root, &format!("{e}, expected a directory that holds runs"))),
+        Ok(_) => {
+            Err(Failure::unreadable(root, "found a file, expected a directory that holds runs"))
+        }
+        Err(e) => {
+            Err(Failure::unreadable(root, &format!("{e}, expected a directory that holds runs")))
+        }
     }
 }
 

@@ -20,15 +20,19 @@ impl Place<'_> {
         ConfigError::Value { path: self.path.to_owned(), line, key: key.to_owned(), message }
     }
 
-    fn duration(&self, key: &str, given: Option<&str>, default: Duration) -> Result<Duration, ConfigError> {
+    fn duration(
+        &self,
+        key: &str,
+        given: Option<&str>,
+        default: Duration,
+    ) -> Result<Duration, ConfigError> {
         let Some(text) = given else { return Ok(default) };
         let bounds = Duration::from_millis(10)..=Duration::from_hours(24 * 366);
         match humantime::parse_duration(text) {
             Ok(found) if bounds.contains(&found) => Ok(found),
             Ok(_) => Err(self.error(key, format!("found `{text}`, expected 10ms to 366days"))),
-            Err(_) => {
-                Err(self.error(key, format!("found `{text}`, expected a duration such as 30s, 5m or 24h")))
-            }
+            Err(_) => Err(self
+                .error(key, format!("found `{text}`, expected a duration such as 30s, 5m or 24h"))),
         }
     }
 
@@ -49,14 +53,20 @@ impl Place<'_> {
         }
     }
 
-    fn ks(&self, key: &str, given: Option<Vec<usize>>, default: Vec<usize>) -> Result<Vec<usize>, ConfigError> {
+    fn ks(
+        &self,
+        key: &str,
+        given: Option<Vec<usize>>,
+        default: Vec<usize>,
+    ) -> Result<Vec<usize>, ConfigError> {
         let Some(ks) = given else { return Ok(default) };
         let rising = ks.windows(2).all(|two| two[0] < two[1]);
         let sound = rising && ks.iter().all(|k| (1..=256).contains(k)) && ks.len() <= 16;
         if sound {
             return Ok(ks);
         }
-        Err(self.error(key, format!("found {ks:?}, expected at most 16 rising numbers from 1 to 256")))
+        Err(self
+            .error(key, format!("found {ks:?}, expected at most 16 rising numbers from 1 to 256")))
     }
 }
 
@@ -66,7 +76,10 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
     let listen = match &wire.listen {
         None => default.listen,
         Some(text) => text.parse().map_err(|_| {
-            at.error("listen", format!("found `{text}`, expected ADDRESS:PORT such as 127.0.0.1:10717"))
+            at.error(
+                "listen",
+                format!("found `{text}`, expected ADDRESS:PORT such as 127.0.0.1:10717"),
+            )
         })?,
     };
     let memory_limit = match &wire.memory_limit {
@@ -79,7 +92,8 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
             }
         },
     };
-    let duration = |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
+    let duration =
+        |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
     Ok(Settings {
         listen,
         roots: wire.roots.unwrap_or(default.roots),
@@ -100,7 +114,12 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         k: at.ks("k", wire.k, default.k)?,
         rotation_k: at.ks("rotation_k", wire.rotation_k, default.rotation_k)?,
         detail: wire.detail.unwrap_or(default.detail),
-        series_limit: at.count("series_limit", wire.series_limit, default.series_limit, 100..=1_000_000)?,
+        series_limit: at.count(
+            "series_limit",
+            wire.series_limit,
+            default.series_limit,
+            100..=1_000_000,
+        )?,
         idle_after: duration("idle_after", &wire.idle_after, default.idle_after)?,
         forget_after: duration("forget_after", &wire.forget_after, default.forget_after)?,
         architectures_dir: wire.architectures_dir,

@@ -10,7 +10,9 @@ use tracing::warn;
 /// derives the idle I/O class from it (`task_nice_ioclass`), so disks serve it last as well.
 pub(super) fn lowest() {
     let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
+    if let Err(error) =
+        set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle)
+    {
         warn!(?error, "worker keeps its priority: SCHED_IDLE refused");
     }
 }

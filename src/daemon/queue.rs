@@ -36,7 +36,8 @@ impl Queue {
     pub(super) fn push(&mut self, save: SettledSave) -> Vec<SettledSave> {
         let waiting = self.runs.entry(save.run.clone()).or_default();
         let replaced = waiting.saves.iter().find(|(_, s)| s.path == save.path).map(|(age, _)| *age);
-        let mut out: Vec<_> = replaced.and_then(|age| waiting.saves.remove(&age)).into_iter().collect();
+        let mut out: Vec<_> =
+            replaced.and_then(|age| waiting.saves.remove(&age)).into_iter().collect();
         waiting.saves.insert(age(&save), save);
         if waiting.saves.len() > MAX_WAITING {
             out.extend(waiting.saves.pop_first().map(|(_, save)| save));
@@ -112,7 +113,8 @@ mod tests {
             assert!(queue.push(save("a", step)).is_empty());
             assert!(queue.push(save("b", step)).is_empty());
         }
-        let wanted = named(&[("a", 300), ("b", 300), ("a", 100), ("b", 100), ("a", 200), ("b", 200)]);
+        let wanted =
+            named(&[("a", 300), ("b", 300), ("a", 100), ("b", 100), ("a", 200), ("b", 200)]);
         assert_eq!(drain(&mut queue), wanted);
     }
 

@@ -88,7 +88,8 @@ impl Root {
         } else {
             (settings.settle, settings.scan_interval)
         };
-        let quiet = if network { settings.quiet.max(SettleRules::network().quiet) } else { settings.quiet };
+        let quiet =
+            if network { settings.quiet.max(SettleRules::network().quiet) } else { settings.quiet };
         let rules = SettleRules { quiet, settle, ..SettleRules::local() };
         let limits = ScanLimits { max_depth: settings.max_depth, ..ScanLimits::default() };
         let root = Self {
@@ -137,7 +138,8 @@ impl Root {
             // New directories are watched in `wait`; what it returns a scan can see.
             hints.extend(watcher.wait(Duration::ZERO));
             last_scan = Some(self.now());
-            let scanned = self.scan(index, &limits, &watcher, &std::mem::take(&mut hints), &mut memory);
+            let scanned =
+                self.scan(index, &limits, &watcher, &std::mem::take(&mut hints), &mut memory);
             if events.send(Event::Scanned(Box::new(scanned))).is_err() {
                 return;
             }
@@ -145,7 +147,12 @@ impl Root {
     }
 
     /// How long to wait before the next scan; `None` when it is due.
-    fn until_due(&self, last: Option<Duration>, interval: Duration, quiet: bool) -> Option<Duration> {
+    fn until_due(
+        &self,
+        last: Option<Duration>,
+        interval: Duration,
+        quiet: bool,
+    ) -> Option<Duration> {
         let last = last?;
         let deadline = self.settler().next_deadline().unwrap_or(Duration::MAX);
         let regular = if quiet { last + interval } else { last + LEAST_INTERVAL.max(GATHER) };

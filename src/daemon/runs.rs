@@ -67,7 +67,13 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(name: String, below: String, path: PathBuf, root: usize, now: Duration) -> Self {
+    pub(super) fn new(
+        name: String,
+        below: String,
+        path: PathBuf,
+        root: usize,
+        now: Duration,
+    ) -> Self {
         Self {
             name,
             below,
@@ -162,7 +168,11 @@ impl Run {
         let at = step.unwrap_or(save.sequence);
         self.trend.add(at, &report, &trainer);
         let age = age(save);
-        if self.baseline.as_ref().is_none_or(|(known, _)| age >= *known || self.analyzed != Some(*known)) {
+        if self
+            .baseline
+            .as_ref()
+            .is_none_or(|(known, _)| age >= *known || self.analyzed != Some(*known))
+        {
             self.baseline = Some((age, Arc::new(baseline)));
         }
         if self.analyzed.is_none_or(|known| known <= age) {
@@ -188,7 +198,8 @@ impl Run {
                 self.saves.retain(|_, path| *path != save.path);
                 return None;
             }
-            JobError::Open(OpenError::Changed { .. }) | JobError::Read(ReadError::Changed { .. }) => {
+            JobError::Open(OpenError::Changed { .. })
+            | JobError::Read(ReadError::Changed { .. }) => {
                 bump(&mut self.skipped, reason::CHANGED);
                 return Some(GiveBack::Changed);
             }
@@ -246,7 +257,13 @@ impl Run {
     }
 
     /// What is exported.
-    pub(super) fn facts(&self, queue_length: usize, patience: Patience, now: Duration, unix_now: f64) -> RunFacts {
+    pub(super) fn facts(
+        &self,
+        queue_length: usize,
+        patience: Patience,
+        now: Duration,
+        unix_now: f64,
+    ) -> RunFacts {
         let improvements = self.trend.improvements();
         let each = |value: &dyn Fn(&super::trend::Improvement) -> u64| {
             improvements.iter().map(|(pair, i)| ((*pair).to_owned(), value(i))).collect()
@@ -286,11 +303,14 @@ impl Run {
 
     /// The state, with what a newer save that has not settled waits for.
     fn shown_state(&self) -> RunState {
-        let newer = self.waiting.as_ref().filter(|w| {
-            self.latest.as_ref().is_none_or(|l| w.step.is_none() || w.step >= l.step)
-        });
+        let newer = self
+            .waiting
+            .as_ref()
+            .filter(|w| self.latest.as_ref().is_none_or(|l| w.step.is_none() || w.step >= l.step));
         match (&self.state, newer.map(|w| w.state)) {
-            (RunState::Analyzed, Some(PendingState::Writing | PendingState::NoWeights)) => RunState::Waiting,
+            (RunState::Analyzed, Some(PendingState::Writing | PendingState::NoWeights)) => {
+                RunState::Waiting
+            }
             (state, _) => state.clone(),
         }
     }
@@ -350,7 +370,9 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn of(&mut self, root: usize, root_path: &Path, run: &str, path: &Path) -> String {
         let here = (root, path.to_owned());
-        let base = root_path.file_name().map_or_else(|| "root".into(), |n| n.to_string_lossy().into_owned());
+        let base = root_path
+            .file_name()
+            .map_or_else(|| "root".into(), |n| n.to_string_lossy().into_owned());
         let numbered = (2..).map(|i| format!("{base}-{i}/{run}"));
         let candidates = [run.to_owned(), format!("{base}/{run}")].into_iter().chain(numbered);
         for name in candidates {
@@ -368,165 +390,4 @@ impl Names {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::watch::{FileKind, FileStamp};
-
-    const PATIENCE: Patience = Patience {
-        idle_after: Duration::from_secs(3600),
-        forget_after: Duration::from_secs(3600),
-    };
-
-    fn save(step: u64, seconds: i64) -> SettledSave {
-        let file = FileStamp {
-            name: "model.safetensors".into(),
-            kind: FileKind::Weights,
-            dev: 1,
-            ino: step,
-            size: 10,
-            mtime_ns: seconds * 1_000_000_000,
-            ctime_ns: 0,
-            nlink: 1,
-        };
-        SettledSave {
-            run: "r".into(),
-            run_path: "/".into(),
-            path: format!("/checkpoint-{step}").into(),
-            step: Some(step),
-            sequence: step,
-            version: 1,
-            supersedes: false,
-            in_place: false,
-            files: vec![file],
-            waited: Duration::ZERO,
-        }
-    }
-
-    fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
-        Done { save, result, wall: Duration::from_secs(1), cpu: Duration::from_secs(1) }
-    }
-
-    fn analyzed(step: u64) -> Analyzed {
-        let report = Report {
-            checkpoint: format!("checkpoint-{step}"),
-            step: Some(step),
-            format: "safetensors",
-            architecture: "chain".into(),
-            parameters: 1,
-            matrices: Vec::new(),
-            pairs: Vec::new(),
-            heads: Vec::new(),
-            classifier: None,
-            skipped: Vec::new(),
-            nan: 0,
-            inf: 0,
-        };
-        Analyzed {
-            report,
-            baseline: Baseline::default(),
-            trainer: TrainerState::default(),
-            step: Some(step),
-            read_bytes: 0,
-        }
-    }
-
-    fn run() -> Run {
-        Run::new("r".into(), "r".into(), "/".into(), 0, Duration::ZERO)
-    }
-
-    fn facts(run: &Run) -> RunFacts {
-        run.facts(0, PATIENCE, Duration::from_secs(1), 1000.0)
-    }
-
-    fn missing() -> JobError {
-        JobError::Open(OpenError::Incomplete { path: "/x".into(), what: "shard 2 is missing".into() })
-    }
-
-    #[test]
-    fn the_newest_save_stays_on_the_page_while_older_ones_follow() {
-        let mut run = run();
-        for step in [100, 200, 300] {
-            run.settled(&save(step, 10 * i64::try_from(step).unwrap()), Duration::ZERO);
-        }
-        for step in [300, 100, 200] {
-            assert_eq!(run.done(done(save(step, 0), Ok(analyzed(step)))), None);
-            assert_eq!(facts(&run).analyzed_step, Some(300));
-        }
-        let facts = facts(&run);
-        assert_eq!((facts.discovered_total, facts.analyzed_total), (3, 3));
-        assert_eq!(facts.state, RunState::Analyzed);
-        assert_eq!(facts.save_interval_seconds, Some(1000.0));
-    }
-
-    #[test]
-    fn the_save_before_is_the_next_lower_step() {
-        let mut run = run();
-        for step in [100, 200, 300] {
-            run.settled(&save(step, 1), Duration::ZERO);
-        }
-        assert_eq!(run.before(&save(300, 1)).0, Some("/checkpoint-200".into()));
-        assert_eq!(run.before(&save(100, 1)).0, None);
-        run.done(done(save(100, 1), Ok(analyzed(100))));
-        assert!(run.before(&save(200, 1)).1.is_some());
-        assert!(run.before(&save(300, 1)).1.is_none(), "the subspaces of another save");
-    }
-
-    #[test]
-    fn incomplete_is_given_back_and_a_failure_only_after_a_while() {
-        let mut run = run();
-        run.settled(&save(100, 1), Duration::ZERO);
-        for times in 1..=RETURNS_BEFORE_FAILURE + 2 {
-            assert_eq!(run.done(done(save(100, 1), Err(missing()))), Some(GiveBack::Incomplete));
-            let failed = u64::from(times >= RETURNS_BEFORE_FAILURE);
-            let facts = facts(&run);
-            assert_eq!(facts.failures_total.get(reason::INCOMPLETE).copied().unwrap_or(0), failed);
-            assert_eq!(facts.readable, (failed > 0).then_some(false));
-            assert!(matches!(facts.state, RunState::Incomplete(text) if text.contains("shard 2")));
-            run.settled(&save(100, 1), Duration::ZERO);
-        }
-        assert_eq!(facts(&run).discovered_total, 1, "a save given back is not discovered again");
-    }
-
-    #[test]
-    fn vanished_is_normal_and_a_panic_is_counted() {
-        let mut run = run();
-        run.settled(&save(100, 1), Duration::ZERO);
-        let vanished = JobError::Open(OpenError::Vanished { path: "/checkpoint-100".into() });
-        assert_eq!(run.done(done(save(100, 1), Err(vanished))), None);
-        assert_eq!(facts(&run).skipped_total[reason::VANISHED], 1);
-        assert!(facts(&run).failures_total.is_empty());
-        run.settled(&save(200, 1), Duration::ZERO);
-        assert_eq!(run.done(done(save(200, 1), Err(JobError::Panic("boom".into())))), None);
-        assert_eq!(facts(&run).failures_total[reason::INTERNAL], 1);
-    }
-
-    #[test]
-    fn a_run_ends_by_its_own_count_or_by_silence() {
-        let mut run = run();
-        run.settled(&save(100, 900), Duration::ZERO);
-        let active = |run: &Run, now, unix| run.active(PATIENCE, Duration::from_secs(now), unix);
-        assert!(active(&run, 10, 1000.0));
-        assert!(!active(&run, 3700, 1000.0), "no news for an hour");
-        assert!(!active(&run, 10, 900.0 + 3700.0), "an old save found at the start");
-        run.trainer = TrainerState {
-            global_step: Some(100),
-            max_steps: Some(100),
-            ..TrainerState::default()
-        };
-        assert!(!active(&run, 10, 1000.0));
-        assert!(!run.forgettable(PATIENCE, Duration::from_secs(10)));
-        assert!(run.forgettable(PATIENCE, Duration::from_secs(7300)));
-    }
-
-    #[test]
-    fn two_roots_may_hold_runs_of_one_name() {
-        let mut names = Names::default();
-        let (a, b) = (Path::new("/data/a"), Path::new("/data/b"));
-        assert_eq!(names.of(0, a, "run", &a.join("run")), "run");
-        assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
-        assert_eq!(names.of(0, a, "run", &a.join("run")), "run");
-        assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
-        names.forget("run");
-        assert_eq!(names.of(1, b, "run", &b.join("other")), "run");
-    }
-}
+mod tests;

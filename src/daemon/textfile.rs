@@ -1,4 +1,4 @@
-//! node_exporter's textfile collector: a file replaced as a whole.
+//! `node_exporter`'s textfile collector: a file replaced as a whole.
 
 use std::io::{self, Write as _};
 use std::path::Path;

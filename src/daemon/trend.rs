@@ -128,7 +128,8 @@ fn decay_rate(trainer: &TrainerState) -> Option<f64> {
     let name = trainer.optimizer.as_deref()?;
     let momentum = trainer.momentum.unwrap_or(0.0);
     let rate = trainer.learning_rate? * trainer.weight_decay? / (1.0 - momentum);
-    (name == "sgd" && (0.0..1.0).contains(&momentum) && rate > 0.0 && rate.is_finite()).then_some(rate)
+    (name == "sgd" && (0.0..1.0).contains(&momentum) && rate > 0.0 && rate.is_finite())
+        .then_some(rate)
 }
 
 /// The conserved gap of every pair with a law, over the heads of a layer (or over its groups, where

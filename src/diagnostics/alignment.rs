@@ -11,6 +11,11 @@ use crate::linalg::{
 use crate::model::{Law, Operand, Pair};
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<(), AnalyzeError> {
+    for operand in [&pair.writer, &pair.reader] {
+        if analysis.too_large(&title(pair), &operand.parts) {
+            return Ok(());
+        }
+    }
     let writer = analysis.store.operand(&pair.writer)?;
     let reader = analysis.store.operand(&pair.reader)?;
     for (dense, operand) in [(&writer, &pair.writer), (&reader, &pair.reader)] {
@@ -41,22 +46,26 @@ fn title(pair: &Pair) -> String {
     )
 }
 
-/// The biases of writer and reader that the pair's law needs, where they are finite. Of a group of
-/// query heads every head has its own, which one column cannot hold: then there is no law gap.
+/// The biases of writer and reader that the pair's law needs, each of m elements or several times
+/// m, one column a head.
 struct Biases {
     writer: Option<Vec<f32>>,
     reader: Option<Vec<f32>>,
+    /// Whether the pair has a law and the biases are finite.
     law_applies: bool,
 }
 
 fn biases(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<Biases, AnalyzeError> {
     let mut read = |operand: &Operand| -> Result<Option<Vec<f32>>, AnalyzeError> {
-        Ok(operand.bias.as_ref().map(|b| analysis.store.bias(b)).transpose()?)
+        let mut values = Vec::new();
+        for bias in &operand.bias {
+            values.extend(analysis.store.bias(bias)?);
+        }
+        Ok((!values.is_empty()).then_some(values))
     };
     let (writer, reader) = (read(&pair.writer)?, read(&pair.reader)?);
     let finite = |b: &Option<Vec<f32>>| b.iter().flatten().all(|x| x.is_finite());
-    let grouped = pair.group.is_some() && (writer.is_some() || reader.is_some());
-    if grouped || !finite(&writer) || !finite(&reader) {
+    if !finite(&writer) || !finite(&reader) {
         return Ok(Biases { writer: None, reader: None, law_applies: false });
     }
     Ok(Biases { writer, reader, law_applies: pair.law != Law::None })
@@ -74,8 +83,11 @@ fn pair_report(
         writer_bias: biases.writer.as_deref(),
         reader_bias: biases.reader.as_deref(),
     })?;
-    let (overlap, flag) =
-        if pair.group.is_some() { Default::default() } else { subspaces(analysis, pair, writer, reader)? };
+    let (overlap, flag) = if pair.group.is_some() {
+        Default::default()
+    } else {
+        subspaces(analysis, pair, writer, reader)?
+    };
     Ok(PairReport {
         pair: pair.name.as_str(),
         kind: pair.name.kind(),

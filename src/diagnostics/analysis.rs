@@ -9,7 +9,7 @@ use super::store::{Dense, Store};
 use super::{Report, Skipped, alignment, classifier, heads, spectra};
 use crate::checkpoint::{Manifest, ReadError};
 use crate::linalg::{LinalgError, Side, Spectrum};
-use crate::model::{LayerGraph, Operand, Role};
+use crate::model::{LayerGraph, Operand, Role, View};
 
 /// What is measured, and within which memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,6 +198,10 @@ fn count_the_rest(
         if used.contains(info.name.as_str()) {
             continue;
         }
+        if !analysis.store.fits(&info.name) {
+            analysis.skip(&info.name, analysis.store.limit_reason());
+            continue;
+        }
         let tensor = analysis.store.tensor(&info.name)?;
         let (nan, inf) = (tensor.nan, tensor.inf);
         analysis.report.nan += nan;
@@ -212,6 +216,15 @@ fn count_the_rest(
 impl Analysis<'_> {
     pub(super) fn skip(&mut self, name: &str, reason: String) {
         self.report.skipped.push(Skipped { name: name.to_owned(), reason });
+    }
+
+    /// Whether one of these is too large to be decoded; then `name` is skipped, with the reason.
+    pub(super) fn too_large(&mut self, name: &str, views: &[View]) -> bool {
+        let too_large = views.iter().any(|v| !self.store.fits(&v.tensor));
+        if too_large {
+            self.skip(name, self.store.limit_reason());
+        }
+        too_large
     }
 
     /// The largest k that any overlap asks for.

@@ -6,6 +6,9 @@ use crate::linalg::{CLASSES_LIMIT, classifier_geometry};
 use crate::model::Matrix;
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<(), AnalyzeError> {
+    if !analysis.store.fits(&matrix.view.tensor) {
+        return Ok(());
+    }
     let dense = analysis.store.view(&matrix.view)?;
     let classes = matrix.view.n_rows();
     if dense.non_finite() != (0, 0) || classes < 2 {

@@ -6,15 +6,18 @@ use crate::linalg::{HeadSide, head_overlap};
 use crate::model::{HeadSet, Role};
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, set: &HeadSet) -> Result<(), AnalyzeError> {
+    let projection = set.projection.as_str();
+    let name = format!("heads of {projection} in layer {}", set.layer);
+    if analysis.too_large(&name, &set.heads) {
+        return Ok(());
+    }
     let mut blocks = Vec::with_capacity(set.heads.len());
     for view in &set.heads {
         blocks.push(analysis.store.view(view)?);
     }
     let side = if set.projection == Role::Output { HeadSide::Column } else { HeadSide::Row };
-    let projection = set.projection.as_str();
-    let name = || format!("heads of {projection} in layer {}", set.layer);
     if blocks.iter().any(|b| b.non_finite() != (0, 0)) {
-        analysis.skip(&name(), "a head holds NaN or infinite values".into());
+        analysis.skip(&name, "a head holds NaN or infinite values".into());
         return Ok(());
     }
     let heads: Vec<_> = blocks.iter().map(super::store::Dense::mat).collect();
@@ -29,7 +32,7 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, set: &HeadSet) -> Result<(), 
             overlap_excess: overlap.excess,
             effective_heads: overlap.effective_heads,
         }),
-        Err(error) => analysis.skip(&name(), error.to_string()),
+        Err(error) => analysis.skip(&name, error.to_string()),
     }
     Ok(())
 }

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 
+use super::MatrixReport;
 use super::analysis::{Analysis, AnalyzeError};
 use super::store::Dense;
-use super::MatrixReport;
 use crate::checkpoint::Dtype;
 use crate::linalg::{Side, Spectrum, UpdateRatio, rotation};
 use crate::model::{Matrix, Operand};
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<(), AnalyzeError> {
+    if analysis.too_large(&matrix.name, std::slice::from_ref(&matrix.view)) {
+        return Ok(());
+    }
     let dense = analysis.store.view(&matrix.view)?;
     let (nan, inf) = dense.non_finite();
     analysis.report.nan += nan;
@@ -38,25 +41,19 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<()
     if nan + inf > 0 {
         analysis.skip(&matrix.name, format!("holds {nan} NaN and {inf} infinite values"));
     } else {
-        fill(analysis, matrix, &dense, &mut report)?;
+        fill(analysis, matrix, &dense, &mut report);
     }
     analysis.report.matrices.push(report);
     Ok(())
 }
 
-fn fill(
-    analysis: &mut Analysis<'_>,
-    matrix: &Matrix,
-    dense: &Dense,
-    report: &mut MatrixReport,
-) -> Result<(), AnalyzeError> {
+fn fill(analysis: &mut Analysis<'_>, matrix: &Matrix, dense: &Dense, report: &mut MatrixReport) {
     let operand = Operand::whole(matrix);
     let k_max = analysis.k_max();
     let spectrum = match analysis.spectrum(&operand, dense, Side::Left, k_max) {
         Ok(spectrum) => spectrum,
         Err(error) => {
-            analysis.skip(&matrix.name, error.to_string());
-            return Ok(());
+            return analysis.skip(&matrix.name, error.to_string());
         }
     };
     report.frobenius_norm = Some(spectrum.frobenius);
@@ -73,7 +70,6 @@ fn fill(
     report.rotation = rotations(analysis, basis.as_ref(), &spectrum.basis);
     report.update_ratio = then.and_then(|then| update(&then, dense));
     analysis.keep_basis(&matrix.name, &spectrum);
-    Ok(())
 }
 
 fn rotations(
@@ -108,7 +104,7 @@ fn previous_matrix(analysis: &mut Analysis<'_>, matrix: &Matrix, dense: &Dense) 
     (same && then.non_finite() == (0, 0)).then_some(then)
 }
 
-/// ‖W − W_prev‖_F/‖W_prev‖_F.
+/// ‖W − `W_prev`‖_`F/‖W_prev`‖_F.
 fn update(then: &Dense, now: &Dense) -> Option<f64> {
     let mut sum = UpdateRatio::default();
     let (then, now) = (then.mat(), now.mat());

@@ -8,6 +8,10 @@ use faer::MatRef;
 use crate::checkpoint::{Dtype, Manifest, ReadError, Tensor};
 use crate::model::{BiasView, Layout, Operand, View};
 
+/// How far a single tensor may exceed the budget: the embedding of a model with 128 thousand tokens
+/// and 4096 dimensions takes 2 GiB.
+const ONE_TENSOR: u64 = 4;
+
 /// Decoded tensors of one checkpoint, the latest used kept while they fit the budget.
 #[derive(Debug)]
 pub(super) struct Store<'a> {
@@ -37,6 +41,21 @@ impl<'a> Store<'a> {
     pub(super) fn storage_eps(&self, views: &[View]) -> f64 {
         let of = |v: &View| self.dtype(&v.tensor).and_then(Dtype::storage_eps);
         views.iter().filter_map(of).fold(f64::from(f32::EPSILON), f64::max)
+    }
+
+    /// Whether a tensor can be decoded: the budget is for what is kept, one tensor may exceed it
+    /// [`ONE_TENSOR`] times. A sparse file can state sizes that no memory holds.
+    pub(super) fn fits(&self, tensor: &str) -> bool {
+        let limit = self.budget.saturating_mul(ONE_TENSOR);
+        self.manifest.find(tensor).is_some_and(|t| t.n_elements() as u64 <= limit / 4)
+    }
+
+    /// Why a tensor that does not fit is left out.
+    pub(super) fn limit_reason(&self) -> String {
+        let mib = self.budget.saturating_mul(ONE_TENSOR) >> 20;
+        format!(
+            "larger than {mib} MiB decoded, {ONE_TENSOR} times memory_limit; not even NaN were looked for"
+        )
     }
 
     /// A tensor, read or kept.
@@ -100,8 +119,9 @@ impl<'a> Store<'a> {
         for part in &operand.parts {
             let dense = self.view(part)?;
             let view = if operand.transposed { dense.mat().transpose() } else { dense.mat() };
-            let all = [0..view.nrows()];
-            copy_rows(view, &all, std::slice::from_ref(&(0..cols)), gain.as_deref(), &mut values);
+            let (all_rows, all_cols) = (0..view.nrows(), 0..cols);
+            let rows = std::slice::from_ref(&all_rows);
+            copy_rows(view, rows, std::slice::from_ref(&all_cols), gain.as_deref(), &mut values);
         }
         Ok(Dense::own(values, rows, cols))
     }

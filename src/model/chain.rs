@@ -4,11 +4,12 @@ use serde_json::Value;
 
 use super::recognize::{Named, config_value};
 use super::{
-    Between, BiasView, Law, Layout, LayerGraph, Left, Matrix, Operand, Pair, PairName, Role, View,
+    Between, BiasView, Law, LayerGraph, Layout, Left, Matrix, Operand, Pair, PairName, Role, View,
 };
 
 /// Keys of `config.json` that name a plain network's activation.
-const ACTIVATION_KEYS: [&str; 4] = ["activation", "hidden_act", "activation_function", "nonlinearity"];
+const ACTIVATION_KEYS: [&str; 4] =
+    ["activation", "hidden_act", "activation_function", "nonlinearity"];
 
 struct Link<'a> {
     tensor: Named<'a>,
@@ -28,7 +29,8 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
     if activation.is_none() && links.len() > 1 {
         skipped.push(Left {
             name: "(activation)".into(),
-            reason: "activation unknown: no law is assumed; expected `activation` in config.json".into(),
+            reason: "activation unknown: no law is assumed; expected `activation` in config.json"
+                .into(),
         });
     }
     let matrices: Vec<Matrix> = links
@@ -112,7 +114,9 @@ fn leaf(name: &str) -> &str {
 fn links<'a>(tensors: &[Named<'a>], layout: Layout) -> Vec<Link<'a>> {
     let bias_of = |name: &str, out: usize| {
         tensors.iter().find(|t| {
-            stem(&t.info.name) == stem(name) && leaf(&t.info.name) == "bias" && t.info.shape == [out]
+            stem(&t.info.name) == stem(name)
+                && leaf(&t.info.name) == "bias"
+                && t.info.shape == [out]
         })
     };
     tensors
@@ -152,7 +156,8 @@ fn reorder(links: Vec<Link<'_>>) -> Vec<Link<'_>> {
     if n < 3 && (n < 2 || !chains(&[1, 0])) || chains(&natural) {
         return links;
     }
-    let followers = |i: usize| (0..n).filter(|&j| j != i && links[j].cols == links[i].out).collect::<Vec<_>>();
+    let followers =
+        |i: usize| (0..n).filter(|&j| j != i && links[j].cols == links[i].out).collect::<Vec<_>>();
     let next: Vec<Vec<usize>> = (0..n).map(followers).collect();
     let is_read = |i: usize| next.iter().any(|f| f.contains(&i));
     let starts: Vec<usize> = (0..n).filter(|&i| !is_read(i)).collect();
@@ -175,7 +180,8 @@ fn reorder(links: Vec<Link<'_>>) -> Vec<Link<'_>> {
 /// and are no bias of either.
 fn norm_between(tensors: &[Named<'_>], writer: &Link<'_>, reader: &Link<'_>) -> bool {
     let at = |name: &str| tensors.iter().position(|t| t.info.name == name);
-    let (Some(from), Some(to)) = (at(&writer.tensor.info.name), at(&reader.tensor.info.name)) else {
+    let (Some(from), Some(to)) = (at(&writer.tensor.info.name), at(&reader.tensor.info.name))
+    else {
         return false;
     };
     tensors.get(from + 1..to).unwrap_or_default().iter().any(|t| {

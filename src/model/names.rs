@@ -16,14 +16,22 @@ pub(super) fn strip_prefixes<'a>(name: &'a str, of_rule: &[String]) -> &'a str {
     }
 }
 
-/// Whether `name` is `pattern`, and with which layer: `Some(None)` for a pattern without a place.
-pub(super) fn match_pattern(pattern: &str, name: &str) -> Option<Option<usize>> {
+/// Where a name that matches a pattern stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Depth index; `None` for a pattern without one.
+    pub(super) layer: Option<usize>,
+}
+
+/// Whether `name` is `pattern`, and with which layer.
+pub(super) fn match_pattern(pattern: &str, name: &str) -> Option<Place> {
     let Some((before, after)) = pattern.split_once("{layer}") else {
-        return (pattern == name).then_some(None);
+        return (pattern == name).then_some(Place { layer: None });
     };
     let digits = name.strip_prefix(before)?.strip_suffix(after)?;
-    let plain = !digits.is_empty() && digits.len() <= 6 && digits.bytes().all(|b| b.is_ascii_digit());
-    if plain { digits.parse().ok().map(Some) } else { None }
+    let plain =
+        !digits.is_empty() && digits.len() <= 6 && digits.bytes().all(|b| b.is_ascii_digit());
+    if plain { digits.parse().ok().map(|layer| Place { layer: Some(layer) }) } else { None }
 }
 
 /// The pattern with a layer in its place, and the layer before in that of `{previous}`.
@@ -69,7 +77,9 @@ mod tests {
 
     #[test]
     fn patterns_take_whole_numbers_only() {
-        let check = |pattern, name, want| assert_eq!(match_pattern(pattern, name), want, "{name}");
+        let check = |pattern, name, want: Option<Option<usize>>| {
+            assert_eq!(match_pattern(pattern, name).map(|place| place.layer), want, "{name}");
+        };
         check("h.{layer}.w", "h.12.w", Some(Some(12)));
         check("h.{layer}.w", "h.12.b", None);
         check("h.{layer}.w", "h..w", None);

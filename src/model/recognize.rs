@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::names::{match_glob, match_pattern, strip_prefixes};
-use super::{Layout, LayerGraph, Left, Rule, chain, transformer};
+use super::{LayerGraph, Layout, Left, Rule, chain, transformer};
 use crate::checkpoint::{Dtype, TensorInfo};
 
 /// A tensor with the name that patterns see.
@@ -53,7 +53,8 @@ pub(super) fn config_value<'a>(config: Option<&'a Value>, keys: &[String]) -> Op
 #[must_use]
 pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule]) -> LayerGraph {
     let model_type = config.and_then(|c| c.get("model_type")).and_then(Value::as_str);
-    let names_it = |rule: &Rule| model_type.is_some_and(|t| rule.model_types.iter().any(|r| r == t));
+    let names_it =
+        |rule: &Rule| model_type.is_some_and(|t| rule.model_types.iter().any(|r| r == t));
     let (first, then): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|rule| names_it(rule));
     let mut misfits = Vec::new();
     for rule in first.iter().chain(&then) {
@@ -130,7 +131,9 @@ fn with_left(
         }
         let by_rule = ignore.iter().find(|i| i.tensors.iter().any(|p| match_glob(p, tensor.bare)));
         let reason = match by_rule {
-            _ if gains.contains(name.as_str()) => "norm gain: folded into the readers behind it".to_owned(),
+            _ if gains.contains(name.as_str()) => {
+                "norm gain: folded into the readers behind it".to_owned()
+            }
             Some(rule) => rule.reason.clone(),
             None => reason_by_shape(tensor),
         };
@@ -144,7 +147,9 @@ fn with_left(
 fn reason_by_shape(tensor: &Named<'_>) -> String {
     let info = tensor.info;
     match (&info.dtype, info.shape.len()) {
-        (Dtype::Other(dtype), _) => format!("stored as {dtype}: only floating-point weights are measured"),
+        (Dtype::Other(dtype), _) => {
+            format!("stored as {dtype}: only floating-point weights are measured")
+        }
         (_, 0) => "a scalar".into(),
         (_, 1) if info.name.ends_with("bias") => "a bias: pair numbers use weights only".into(),
         (_, 1) => "a vector: no subspaces".into(),
@@ -156,9 +161,9 @@ fn reason_by_shape(tensor: &Named<'_>) -> String {
 /// Names of the tensors that hold no parameters, under the rule called `architecture`.
 #[must_use]
 pub fn buffers<'a>(tensors: &'a [TensorInfo], graph: &LayerGraph, rules: &[Rule]) -> Vec<&'a str> {
-    let rule = rules.iter().find(|r| {
-        r.name == graph.architecture || r.model_types.contains(&graph.architecture)
-    });
+    let rule = rules
+        .iter()
+        .find(|r| r.name == graph.architecture || r.model_types.contains(&graph.architecture));
     let Some(rule) = rule else { return Vec::new() };
     let is_buffer = |bare: &str| {
         rule.ignore.iter().any(|i| i.buffer && i.tensors.iter().any(|p| match_glob(p, bare)))

@@ -200,7 +200,10 @@ impl Rule {
             let in_stack = matrix.tensor.matches("{layer}").count();
             let wanted = usize::from(!matrix.parts.iter().any(|p| outside.contains(p)));
             if matrix.parts.is_empty() {
-                return fail(format!("tensor `{}`: no parts, expected at least one", matrix.tensor));
+                return fail(format!(
+                    "tensor `{}`: no parts, expected at least one",
+                    matrix.tensor
+                ));
             }
             if in_stack != wanted {
                 return fail(format!(

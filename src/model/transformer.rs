@@ -1,26 +1,16 @@
 //! A rule applied to a checkpoint's tensors: blocks, heads, pairs.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde_json::Value;
 
-use super::names::{fill, match_pattern};
-use super::recognize::{Named, config_number, config_value};
+use super::blocks::{Found, Whole, check_attention, find_matrices, head_layout};
+use super::names::fill;
+use super::recognize::{Named, config_value};
 use super::{
-    Between, BiasView, Gain, HeadLayout, HeadSet, Law, LayerGraph, Left, Matrix, MatrixRule,
-    Operand, Pair, PairName, PairRule, Part, Role, Rule, Split, View,
+    Between, BiasView, Gain, HeadLayout, HeadSet, Law, LayerGraph, Left, Matrix, Operand, Pair,
+    PairName, PairRule, Role, Rule, View,
 };
-
-/// A whole matrix of one role, as found.
-#[derive(Debug, Clone)]
-struct Whole {
-    name: String,
-    view: View,
-    bias: Option<BiasView>,
-}
-
-type Found = BTreeMap<(Option<usize>, Role), Whole>;
 
 /// Builds the graph.
 ///
@@ -78,185 +68,6 @@ pub(super) fn build(
     })
 }
 
-/// Heads from `config.json`, else from the rule's usual head dimension.
-fn head_layout(rule: &Rule, tensors: &[Named<'_>], config: Option<&Value>) -> Option<HeadLayout> {
-    let query_rows = first_attention_rows(rule, tensors)?;
-    let stated = config_number(config, &rule.heads.query);
-    let stated_dim = config_number(config, &rule.heads.head_dim);
-    let (query, key_value, head_dim) = match (query_rows, stated) {
-        (Rows::Fused { out }, Some(query)) => {
-            let key_value = config_number(config, &rule.heads.key_value).unwrap_or(query);
-            (query, key_value, stated_dim.unwrap_or(out / (query + 2 * key_value)))
-        }
-        (Rows::Fused { out }, None) => {
-            let head_dim = rule.heads.default_head_dim?;
-            (out / (3 * head_dim), out / (3 * head_dim), head_dim)
-        }
-        (Rows::Separate { query: q, key: k }, Some(query)) => {
-            let head_dim = stated_dim.unwrap_or(q / query);
-            let key_value = config_number(config, &rule.heads.key_value);
-            (query, key_value.unwrap_or_else(|| k / head_dim.max(1)), head_dim)
-        }
-        (Rows::Separate { query: q, key: k }, None) => {
-            let head_dim = rule.heads.default_head_dim?;
-            (q / head_dim, k / head_dim, head_dim)
-        }
-    };
-    let rows_fit = match query_rows {
-        Rows::Fused { out } => (query + 2 * key_value) * head_dim == out,
-        Rows::Separate { query: q, key: k } => query * head_dim == q && key_value * head_dim == k,
-    };
-    let sound = query > 0 && key_value > 0 && head_dim > 0 && query % key_value == 0;
-    (sound && (rows_fit || stated.is_some())).then_some(HeadLayout { query, key_value, head_dim })
-}
-
-#[derive(Clone, Copy)]
-enum Rows {
-    Fused { out: usize },
-    Separate { query: usize, key: usize },
-}
-
-fn first_attention_rows(rule: &Rule, tensors: &[Named<'_>]) -> Option<Rows> {
-    let out_of = |wanted: &dyn Fn(&MatrixRule) -> bool| {
-        rule.matrices.iter().filter(|m| wanted(m)).find_map(|m| {
-            let tensor = tensors.iter().find(|t| match_pattern(&m.tensor, t.bare).is_some())?;
-            Some(tensor.sides(m.layout)?.0)
-        })
-    };
-    let fused = out_of(&|m| m.parts == [Part::Q, Part::K, Part::V]);
-    let query = out_of(&|m| m.parts == [Part::Q]);
-    let key = out_of(&|m| m.parts == [Part::K]);
-    match (fused, query, key) {
-        (Some(out), _, _) => Some(Rows::Fused { out }),
-        (None, Some(query), Some(key)) => Some(Rows::Separate { query, key }),
-        _ => None,
-    }
-}
-
-fn find_matrices(
-    rule: &Rule,
-    tensors: &[Named<'_>],
-    layout: Option<HeadLayout>,
-    skipped: &mut Vec<Left>,
-) -> Result<Found, String> {
-    let mut found = Found::new();
-    for tensor in tensors {
-        let matching = rule
-            .matrices
-            .iter()
-            .find_map(|m| match_pattern(&m.tensor, tensor.bare).map(|layer| (m, layer)));
-        let Some((matrix, layer)) = matching else { continue };
-        let Some((out, cols)) = tensor.sides(matrix.layout) else {
-            skipped.push(Left {
-                name: tensor.info.name.clone(),
-                reason: format!(
-                    "shape {:?} of type {:?}, expected a floating-point matrix",
-                    tensor.info.shape, tensor.info.dtype
-                ),
-            });
-            continue;
-        };
-        let bias = matrix.bias.as_deref().and_then(|p| {
-            let name = layer.map_or_else(|| p.to_owned(), |l| fill(p, l));
-            tensors.iter().find(|t| t.bare == name && t.info.shape == [out])
-        });
-        for (part, rows) in split_rows(matrix, out, layout).map_err(|why| {
-            format!("tensor `{}` of shape {:?}: {why}", tensor.info.name, tensor.info.shape)
-        })? {
-            let fused = matrix.parts.len() > 1;
-            let role = part.role();
-            let name = if fused {
-                format!("{}#{}", tensor.info.name, role.as_str())
-            } else {
-                tensor.info.name.clone()
-            };
-            let bias = bias.map(|b| BiasView { tensor: b.info.name.clone(), rows: rows.clone() });
-            let view = View {
-                tensor: tensor.info.name.clone(),
-                layout: matrix.layout,
-                rows,
-                cols: std::iter::once(0..cols).collect(),
-            };
-            found.entry((layer, role)).or_insert(Whole { name, view, bias });
-        }
-    }
-    Ok(found)
-}
-
-/// The rows of each part of a tensor with `out` output rows.
-fn split_rows(
-    matrix: &MatrixRule,
-    out: usize,
-    layout: Option<HeadLayout>,
-) -> Result<Vec<(Part, Vec<Range<usize>>)>, String> {
-    let n = matrix.parts.len();
-    if n == 1 {
-        return Ok(vec![(matrix.parts[0], std::iter::once(0..out).collect())]);
-    }
-    let attention = matrix.parts == [Part::Q, Part::K, Part::V];
-    if let (true, Some(heads)) = (attention, layout) {
-        let HeadLayout { query, key_value, head_dim } = heads;
-        if (query + 2 * key_value) * head_dim != out {
-            return Err(format!(
-                "{out} output rows, expected ({query} + 2·{key_value}) heads of {head_dim}"
-            ));
-        }
-        if matrix.split == Split::Interleaved {
-            let rows_of = |part: usize| {
-                let start = move |h: usize| (h * 3 + part) * head_dim;
-                (0..query).map(|h| start(h)..start(h) + head_dim).collect()
-            };
-            return Ok(matrix.parts.iter().enumerate().map(|(i, p)| (*p, rows_of(i))).collect());
-        }
-        let (q, kv) = (query * head_dim, key_value * head_dim);
-        let sizes = [0..q, q..q + kv, q + kv..q + 2 * kv];
-        let parts = matrix.parts.iter().copied();
-        return Ok(parts.zip(sizes.map(|r| std::iter::once(r).collect())).collect());
-    }
-    if matrix.split == Split::Interleaved {
-        return Err("interleaved by heads, and the number of heads is unknown".into());
-    }
-    if out % n != 0 {
-        return Err(format!("{out} output rows do not split into {n} equal parts"));
-    }
-    let size = out / n;
-    let rows_of = |i: usize| std::iter::once(i * size..(i + 1) * size).collect();
-    Ok(matrix.parts.iter().enumerate().map(|(i, p)| (*p, rows_of(i))).collect())
-}
-
-/// The shapes of a block must fit one another; this is what tells layouts with equal names apart.
-fn check_attention(found: &Found, layout: Option<HeadLayout>) -> Result<(), String> {
-    let at = |layer: Option<usize>, role| found.get(&(layer, role)).map(|w| &w.view);
-    for ((layer, role), whole) in found {
-        let (name, rows, cols) = (&whole.name, whole.view.n_rows(), whole.view.n_cols());
-        let expect = |what: &str, found: usize, expected: Option<usize>| match expected {
-            Some(e) if e != found => Err(format!("`{name}` has {found} {what}, expected {e}")),
-            _ => Ok(()),
-        };
-        let model_dim = at(*layer, Role::Query).map(View::n_cols);
-        match role {
-            Role::Query => expect("output rows", rows, layout.map(|l| l.query * l.head_dim))?,
-            Role::Key | Role::Value => {
-                expect("output rows", rows, layout.map(|l| l.key_value * l.head_dim))?;
-            }
-            Role::Output => {
-                expect("input columns", cols, at(*layer, Role::Query).map(View::n_rows))?;
-                expect("output rows", rows, model_dim)?;
-            }
-            Role::Up | Role::Gate => expect("input columns", cols, model_dim)?,
-            Role::Down => {
-                expect("input columns", cols, at(*layer, Role::Up).map(View::n_rows))?;
-                expect("output rows", rows, model_dim)?;
-            }
-            Role::Embed | Role::Unembed => {
-                expect("columns", cols, at(Some(0), Role::Query).map(View::n_cols))?;
-            }
-            Role::Linear | Role::Classifier => {}
-        }
-    }
-    Ok(())
-}
-
 struct Builder<'a> {
     rule: &'a Rule,
     tensors: &'a [Named<'a>],
@@ -271,7 +82,13 @@ impl Builder<'_> {
         self.found.get(&(layer, role))
     }
 
-    fn pairs_of(&self, rule: &PairRule, layer: usize, pairs: &mut Vec<Pair>, skipped: &mut Vec<Left>) {
+    fn pairs_of(
+        &self,
+        rule: &PairRule,
+        layer: usize,
+        pairs: &mut Vec<Pair>,
+        skipped: &mut Vec<Left>,
+    ) {
         let unless = rule.unless.iter().cloned().collect::<Vec<_>>();
         if config_value(self.config, &unless).and_then(Value::as_bool) == Some(true) {
             if layer == 0 {
@@ -314,9 +131,8 @@ impl Builder<'_> {
     /// Pairs of one writer and one reader a layer.
     fn single(&self, rule: &PairRule, layer: usize) -> Option<Pair> {
         let here = |role| self.whole(Some(layer), role);
-        let plain = |w: &Whole| {
-            Operand::new(w.name.clone(), w.view.clone()).with_bias(w.bias.clone())
-        };
+        let plain =
+            |w: &Whole| Operand::new(w.name.clone(), w.view.clone()).with_bias(w.bias.clone());
         let last = layer + 1 == self.depth;
         let (writer, reader, reader_layer) = match rule.pair {
             PairName::UpDown => (plain(here(Role::Up)?), plain(here(Role::Down)?), layer),
@@ -391,9 +207,14 @@ impl Builder<'_> {
         self.per_head(rule.pair, layer, (&q.name, between.law()), (&key, &query), true, pairs);
         for pair in &mut pairs[before..] {
             pair.norm_between = between == Between::Norm;
-            if let (Some(h), None) = (pair.head, pair.group) {
-                pair.reader.bias = bias_rows(q, head_rows(h, heads.head_dim));
-            }
+            let per_group = heads.query / heads.key_value;
+            let members = match (pair.head, pair.group) {
+                (Some(h), _) => h..h + 1,
+                (None, Some(g)) => g * per_group..(g + 1) * per_group,
+                (None, None) => 0..0,
+            };
+            let bias = |h| bias_rows(q, head_rows(h, heads.head_dim));
+            pair.reader.bias = members.filter_map(bias).collect();
         }
     }
 
@@ -468,10 +289,10 @@ impl Builder<'_> {
 }
 
 fn bias_rows(whole: &Whole, rows: Range<usize>) -> Option<BiasView> {
-    whole.bias.as_ref().map(|b| BiasView {
-        tensor: b.tensor.clone(),
-        rows: super::sub_ranges(&b.rows, rows),
-    })
+    whole
+        .bias
+        .as_ref()
+        .map(|b| BiasView { tensor: b.tensor.clone(), rows: super::sub_ranges(&b.rows, rows) })
 }
 
 fn head_rows(head: usize, head_dim: usize) -> Range<usize> {

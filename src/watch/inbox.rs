@@ -162,7 +162,7 @@ mod tests {
         let inbox = Inbox::new(1);
         let hints = std::thread::scope(|scope| {
             scope.spawn(|| inbox.push(closed("a"), true));
-            inbox.take(Duration::from_secs(60)).0
+            inbox.take(Duration::from_mins(1)).0
         });
         assert_eq!(hints, [closed("a")]);
         assert_eq!(inbox.n_overflows(), 0);

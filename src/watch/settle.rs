@@ -21,7 +21,7 @@ pub use rules::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules
 const MAX_DEPARTED: usize = 4096;
 
 /// Longest wait before a save that was given back is handed out again.
-const MAX_RETRY: Duration = Duration::from_secs(60);
+const MAX_RETRY: Duration = Duration::from_mins(1);
 
 /// Decides which of the saves that scans find are complete, each content once.
 ///

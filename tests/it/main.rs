@@ -1,11 +1,16 @@
 //! Integration tests, one binary.
-#![expect(clippy::panic, reason = "a failed lookup is a failed test")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failed lookup or unwrap is a failed test"
+)]
 
 mod checkpoint_files;
 mod exposition;
 mod golden_linalg;
 mod namings;
 mod physics;
+mod recognize;
 mod serve;
 mod support;
 mod tidy;

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use weightvane::diagnostics::Report;
 
-use crate::support::{Array, Arrays, Comparison, measure, read_arrays, tests_dir, write_checkpoint};
+use crate::support::{
+    Array, Arrays, Comparison, measure, read_arrays, tests_dir, write_checkpoint,
+};
 
 const KS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 const TOLERANCE: f64 = 1e-6;
@@ -51,9 +53,9 @@ fn compare(c: &mut Comparison, at: &str, found: &Value, expected: &Value) {
     }
 }
 
-fn rewritten(arrays: &Arrays, config: Option<Value>, architecture: &str) -> Report {
+fn rewritten(arrays: &Arrays, config: Option<&Value>, architecture: &str) -> Report {
     let dir = tempfile::tempdir().unwrap();
-    write_checkpoint(dir.path(), arrays, config.as_ref());
+    write_checkpoint(dir.path(), arrays, config);
     let report = measure(dir.path(), &KS);
     assert_eq!(report.architecture, architecture, "{:?}", report.skipped);
     report
@@ -79,7 +81,7 @@ fn gpt2_as_nanogpt() {
     let linear = ["c_attn.weight", "c_proj.weight", "c_fc.weight"];
     let nano = renamed(&arrays, |n| Some((n.to_owned(), linear.iter().any(|l| n.ends_with(l)))));
     let config = json!({"n_head": HEADS});
-    same_numbers(&golden, &rewritten(&nano, Some(config), "nanogpt"), &[], 900);
+    same_numbers(&golden, &rewritten(&nano, Some(&config), "nanogpt"), &[], 900);
 }
 
 #[test]
@@ -88,6 +90,7 @@ fn gpt2_as_gpt_neox() {
     let mut neox = renamed(&arrays, |n| {
         let n = n.strip_prefix("transformer.").unwrap_or(n);
         let name = n
+            .replacen("h.", "gpt_neox.layers.", usize::from(n.starts_with("h.")))
             .replace("lm_head", "embed_out")
             .replace("wte", "gpt_neox.embed_in")
             .replace("ln_f", "gpt_neox.final_layer_norm")
@@ -95,8 +98,7 @@ fn gpt2_as_gpt_neox() {
             .replace("ln_2", "post_attention_layernorm")
             .replace("attn.c_proj", "attention.dense")
             .replace("mlp.c_fc", "mlp.dense_h_to_4h")
-            .replace("mlp.c_proj", "mlp.dense_4h_to_h")
-            .replace("h.", "gpt_neox.layers.");
+            .replace("mlp.c_proj", "mlp.dense_4h_to_h");
         let transposed = n.contains(".c_") && n.ends_with("weight");
         (!n.contains("c_attn") && !n.contains("wpe")).then_some((name, transposed))
     });
@@ -108,18 +110,19 @@ fn gpt2_as_gpt_neox() {
             let block = |h: usize, part: usize| {
                 fused.rows(part * model + h * head..part * model + (h + 1) * head)
             };
-            let blocks: Vec<_> = (0..HEADS).flat_map(|h| (0..3).map(move |p| (h, p))).map(|(h, p)| block(h, p)).collect();
+            let blocks: Vec<_> = (0..HEADS)
+                .flat_map(|h| (0..3).map(move |p| (h, p)))
+                .map(|(h, p)| block(h, p))
+                .collect();
             let name = format!("gpt_neox.layers.{layer}.attention.query_key_value.{kind}");
             neox.insert(name, Array::stacked(&blocks));
         }
     }
-    let config = |parallel: bool| {
-        json!({"model_type": "gpt_neox", "num_attention_heads": HEADS, "use_parallel_residual": parallel})
-    };
-    let sequential = rewritten(&neox, Some(config(false)), "gpt_neox");
+    let config = |parallel: bool| json!({"model_type": "gpt_neox", "num_attention_heads": HEADS, "use_parallel_residual": parallel});
+    let sequential = rewritten(&neox, Some(&config(false)), "gpt_neox");
     same_numbers(&golden, &sequential, &[], 900);
     // In parallel blocks attention does not write what the MLP of its block reads.
-    let parallel = rewritten(&neox, Some(config(true)), "gpt_neox");
+    let parallel = rewritten(&neox, Some(&config(true)), "gpt_neox");
     same_numbers(&golden, &parallel, &["o_up"], 800);
     assert!(parallel.skipped.iter().any(|s| s.reason.contains("use_parallel_residual")));
 }
@@ -154,7 +157,7 @@ fn gpt2_as_bert() {
         put(format!("{to}.output.LayerNorm.weight"), norm);
     }
     let config = json!({"model_type": "bert", "num_attention_heads": HEADS});
-    same_numbers(&golden, &rewritten(&bert, Some(config), "bert"), &["down_unembed"], 850);
+    same_numbers(&golden, &rewritten(&bert, Some(&config), "bert"), &["down_unembed"], 850);
 }
 
 #[test]
@@ -170,15 +173,16 @@ fn llama_as_phi3() {
         let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(at);
         let gate_up = ["mlp.gate_proj", "mlp.up_proj"].map(at);
         phi.insert(format!("model.layers.{layer}.self_attn.qkv_proj.weight"), Array::stacked(&qkv));
-        phi.insert(format!("model.layers.{layer}.mlp.gate_up_proj.weight"), Array::stacked(&gate_up));
+        phi.insert(
+            format!("model.layers.{layer}.mlp.gate_up_proj.weight"),
+            Array::stacked(&gate_up),
+        );
     }
-    let config = |model_type: &str| {
-        json!({"model_type": model_type, "num_attention_heads": HEADS, "num_key_value_heads": 2})
-    };
+    let config = |model_type: &str| json!({"model_type": model_type, "num_attention_heads": HEADS, "num_key_value_heads": 2});
     // Stored as F32 here: the numbers that depend on the spacing of the storage are compared with the
     // split form stored in the same way.
-    let split = rewritten(&arrays, Some(config("llama")), "llama");
-    let fused = rewritten(&phi, Some(config("phi3")), "phi3");
+    let split = rewritten(&arrays, Some(&config("llama")), "llama");
+    let fused = rewritten(&phi, Some(&config("phi3")), "phi3");
     same_numbers(&split, &fused, &[], 800);
     assert_eq!(golden.pairs.len(), fused.pairs.len());
     // Without config.json the same names are recognised by their tensors; 12 rows a head is no usual
@@ -195,6 +199,6 @@ fn wrapper_prefixes_make_no_difference() {
     for prefix in ["_orig_mod.", "module.", "_orig_mod.module."] {
         let wrapped = renamed(&arrays, |n| Some((format!("{prefix}{n}"), false)));
         let config = json!({"model_type": "gpt2", "n_head": HEADS});
-        same_numbers(&golden, &rewritten(&wrapped, Some(config), "gpt2"), &[], 900);
+        same_numbers(&golden, &rewritten(&wrapped, Some(&config), "gpt2"), &[], 900);
     }
 }

@@ -9,7 +9,13 @@ use crate::support::{Comparison, json, measure, tests_dir};
 /// Agreement asked of every published number.
 const TOLERANCE: f64 = 1e-4;
 
-fn pair<'r>(report: &'r Report, name: &str, layer: usize, head: Option<usize>, group: Option<usize>) -> &'r PairReport {
+fn pair<'r>(
+    report: &'r Report,
+    name: &str,
+    layer: usize,
+    head: Option<usize>,
+    group: Option<usize>,
+) -> &'r PairReport {
     let is = |p: &&PairReport| {
         p.pair == name && p.layer == Some(layer) && p.head == head && p.group == group
     };
@@ -37,7 +43,8 @@ fn check_pair(c: &mut Comparison, at: &str, p: &PairReport, e: &Value, f32_store
     for (k, o) in &p.overlap {
         let e = &expected[&k.to_string()];
         let at = format!("{at} k={k}");
-        let mut check = |what: &str, found: f64| c.number(&format!("{at} {what}"), Some(found), &e[what]);
+        let mut check =
+            |what: &str, found: f64| c.number(&format!("{at} {what}"), Some(found), &e[what]);
         check("S", o.ratio);
         check("chance", o.chance);
         check("z", o.z);
@@ -116,7 +123,11 @@ fn golden_gpt2_layout() {
         };
         check_pair(&mut c, name, pair(&report, pair_name, layer, at_head, None), e, true);
     }
-    assert_eq!(report.pairs.len(), expected.as_object().unwrap().len() - 1, "pairs without a golden");
+    assert_eq!(
+        report.pairs.len(),
+        expected.as_object().unwrap().len() - 1,
+        "pairs without a golden"
+    );
     c.finish(800);
 }
 
@@ -230,7 +241,9 @@ fn check_fixture(dir: &str, expected: &str, at_least: usize) {
     let report = measure(&tests_dir("fixtures").join(dir), &[1, 2, 4, 8, 16, 32, 64]);
     let expected = json(&tests_dir("fixtures").join(expected));
     let mut c = Comparison::new(TOLERANCE);
-    let index = |e: &Value, key: &str| e.get(key).and_then(Value::as_u64).map(|n| usize::try_from(n).unwrap());
+    let index = |e: &Value, key: &str| {
+        e.get(key).and_then(Value::as_u64).map(|n| usize::try_from(n).unwrap())
+    };
     let pairs = expected["pairs"].as_array().unwrap();
     for e in pairs {
         let (name, layer) = (e["pair"].as_str().unwrap(), index(e, "layer").unwrap());
@@ -253,8 +266,19 @@ fn check_fixture(dir: &str, expected: &str, at_least: usize) {
     for e in expected["heads"].as_array().into_iter().flatten() {
         let (layer, projection) = (index(e, "layer").unwrap(), e["projection"].as_str().unwrap());
         let found = serde_json::to_value(head(&report, layer, projection)).unwrap();
-        for key in ["heads", "overlap_mean", "overlap_max", "overlap_chance", "overlap_excess", "effective_heads"] {
-            c.number(&format!("{dir} heads {projection} {layer} {key}"), found[key].as_f64(), &e[key]);
+        for key in [
+            "heads",
+            "overlap_mean",
+            "overlap_max",
+            "overlap_chance",
+            "overlap_excess",
+            "effective_heads",
+        ] {
+            c.number(
+                &format!("{dir} heads {projection} {layer} {key}"),
+                found[key].as_f64(),
+                &e[key],
+            );
         }
     }
     if let Some(e) = expected.get("classifier").filter(|e| !e.is_null()) {
@@ -291,6 +315,10 @@ fn a_run_of_the_transformers_trainer() {
         let manifest = weightvane::checkpoint::open(&tests_dir("fixtures").join(&dir)).unwrap();
         let trainer = manifest.trainer.unwrap();
         assert_eq!((manifest.step, trainer.global_step), (Some(step), Some(step)));
-        assert!(trainer.loss.is_some() && trainer.learning_rate.is_some() && trainer.grad_norm.is_some());
+        assert!(
+            trainer.loss.is_some()
+                && trainer.learning_rate.is_some()
+                && trainer.grad_norm.is_some()
+        );
     }
 }

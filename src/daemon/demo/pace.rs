@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const YEAR: Duration = Duration::from_hours(8760);
 
 /// A schedule of steps over time: the number due grows as the square of the time, and from the
 /// mark on at the speed then reached.
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn steps_start_slowly_and_then_keep_their_speed() {
-        let pace = Pace::new(Duration::from_secs(60), 6000);
+        let pace = Pace::new(Duration::from_mins(1), 6000);
         let due = |seconds| pace.steps_due(Duration::from_secs(seconds));
         assert_eq!([0, 2, 6, 30, 60].map(due), [0, 6, 60, 1500, 6000]);
         assert_eq!(due(61) - due(60), 200);

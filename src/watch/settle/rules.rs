@@ -27,7 +27,7 @@ impl SettleRules {
     /// For network file systems, whose clients show stamps some seconds late: 10 s and 120 s.
     #[must_use]
     pub const fn network() -> Self {
-        let (quiet, settle) = (Duration::from_secs(10), Duration::from_secs(120));
+        let (quiet, settle) = (Duration::from_secs(10), Duration::from_mins(2));
         Self { quiet, settle, max_pending: 10_000 }
     }
 }

@@ -1,0 +1,255 @@
+//! Names and shapes to roles, pairs and laws.
+
+use serde_json::{Value, json};
+use weightvane::checkpoint::{self, Dtype, TensorInfo};
+use weightvane::config::architectures;
+use weightvane::model::{Law, LayerGraph, PairName, Role, buffers, recognize};
+
+use crate::support::tests_dir;
+
+fn tensors(shapes: &[(&str, &[usize])]) -> Vec<TensorInfo> {
+    let info = |(name, shape): &(&str, &[usize])| TensorInfo {
+        name: (*name).to_owned(),
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+        file: 0,
+        offset: 0,
+        n_bytes: 4 * shape.iter().product::<usize>() as u64,
+    };
+    let mut tensors: Vec<_> = shapes.iter().map(info).collect();
+    tensors.sort_by(|a, b| checkpoint::natural_cmp(&a.name, &b.name));
+    tensors
+}
+
+fn graph(shapes: &[(&str, &[usize])], config: Option<&Value>) -> LayerGraph {
+    recognize(&tensors(shapes), config, &architectures::built_in().unwrap())
+}
+
+fn chain_of(graph: &LayerGraph) -> Vec<(String, String, usize)> {
+    let pair =
+        |p: &weightvane::model::Pair| (p.writer.label.clone(), p.reader.label.clone(), p.dim);
+    graph.pairs.iter().map(pair).collect()
+}
+
+fn joined(names: &[&str], dims: &[usize]) -> Vec<(String, String, usize)> {
+    let two = |(w, d): (&[&str], &usize)| (w[0].to_owned(), w[1].to_owned(), *d);
+    names.windows(2).zip(dims).map(two).collect()
+}
+
+#[test]
+fn plain_networks_of_any_naming_are_chained() {
+    for names in [
+        ["0.weight", "2.weight", "10.weight"],
+        ["fc1.weight", "fc2.weight", "fc3.weight"],
+        ["layers.0.weight", "layers.3.weight", "layers.12.weight"],
+        ["net.lin_in.weight", "net.lin_mid.weight", "net.lin_out.weight"],
+        ["W1", "W2", "W3"],
+    ] {
+        let shapes: [&[usize]; 3] = [&[24, 20], &[16, 24], &[5, 16]];
+        let named: Vec<_> = names.into_iter().zip(shapes).collect();
+        let graph = graph(&named, None);
+        assert_eq!(graph.architecture, "chain");
+        assert_eq!(chain_of(&graph), joined(&names, &[24, 16]), "{names:?}");
+        assert!(graph.pairs.iter().all(|p| p.name == PairName::Chain && p.law == Law::None));
+        assert_eq!(graph.matrices[2].role, Role::Classifier);
+        assert_eq!(graph.pairs[1].classes, Some(5));
+        assert!(graph.skipped.iter().any(|s| s.reason.contains("activation unknown")));
+    }
+}
+
+#[test]
+fn keras_kernels_are_stored_input_by_output() {
+    let names = ["dense/kernel:0", "dense_1/kernel:0", "dense_2/kernel:0"];
+    let shapes: [&[usize]; 3] = [&[20, 24], &[24, 16], &[16, 5]];
+    let mut named: Vec<_> = names.into_iter().zip(shapes).collect();
+    named.push(("dense/bias:0", &[24]));
+    let found = graph(&named, None);
+    assert_eq!(chain_of(&found), joined(&names, &[24, 16]));
+    assert_eq!(found.matrices[0].view.n_rows(), 24, "output × input, whatever the storage");
+    // All square: the name decides.
+    let square: Vec<_> = names.into_iter().map(|n| (n, &[8, 8][..])).collect();
+    let view = &graph(&square, None).matrices[0].view;
+    assert_eq!(view.layout, weightvane::model::Layout::InOut);
+}
+
+#[test]
+fn biases_decide_the_orientation_where_names_do_not() {
+    let named: [(&str, &[usize]); 4] =
+        [("a.w", &[8, 8]), ("a.bias", &[8]), ("b.w", &[8, 5]), ("b.bias", &[5])];
+    let graph = graph(&named, None);
+    assert_eq!(graph.matrices[1].view.n_rows(), 5);
+    assert_eq!(chain_of(&graph), joined(&["a.w", "b.w"], &[8]));
+}
+
+#[test]
+fn shapes_order_what_names_do_not() {
+    let named: [(&str, &[usize]); 3] =
+        [("hidden.weight", &[16, 24]), ("input.weight", &[24, 20]), ("output.weight", &[5, 16])];
+    let graph = graph(&named, None);
+    let wanted = joined(&["input.weight", "hidden.weight", "output.weight"], &[24, 16]);
+    assert_eq!(chain_of(&graph), wanted);
+}
+
+#[test]
+fn matrices_that_do_not_join_are_said_to() {
+    let named: [(&str, &[usize]); 3] =
+        [("a.weight", &[7, 20]), ("b.weight", &[16, 24]), ("c.weight", &[5, 16])];
+    let graph = graph(&named, None);
+    assert_eq!(chain_of(&graph), joined(&["b.weight", "c.weight"], &[16]));
+    let reason = &graph.skipped.iter().find(|s| s.name.contains('→')).unwrap().reason;
+    assert!(reason.contains("writes 7") && reason.contains("reads 24"), "{reason}");
+}
+
+#[test]
+fn a_norm_between_two_layers_is_labelled_and_leaves_no_law() {
+    let named: [(&str, &[usize]); 5] = [
+        ("net.0.weight", &[16, 8]),
+        ("net.1.weight", &[16]),
+        ("net.1.running_var", &[16]),
+        ("net.3.weight", &[12, 16]),
+        ("net.5.weight", &[4, 12]),
+    ];
+    let graph = graph(&named, Some(&json!({"activation": "relu"})));
+    let labels: Vec<_> = graph.pairs.iter().map(|p| (p.norm_between, p.law)).collect();
+    assert_eq!(labels, [(true, Law::None), (false, Law::Diagonal)]);
+}
+
+#[test]
+fn the_activation_fixes_the_law_of_a_chain() {
+    let named: [(&str, &[usize]); 2] = [("0.weight", &[16, 8]), ("2.weight", &[4, 16])];
+    for (activation, law) in [
+        ("linear", Law::Full),
+        ("relu", Law::Diagonal),
+        ("leaky_relu", Law::Diagonal),
+        ("gelu", Law::None),
+        ("tanh", Law::None),
+        ("what", Law::None),
+    ] {
+        let config = json!({"model_type": "mlp", "hidden_act": activation});
+        assert_eq!(graph(&named, Some(&config)).pairs[0].law, law, "{activation}");
+    }
+}
+
+#[test]
+fn nothing_is_recognised_in_nothing() {
+    for named in [
+        &[][..],
+        &[("x", &[][..])],
+        &[("x", &[3][..])],
+        &[("x", &[2, 3, 4][..])],
+        &[("x", &[0, 3][..])],
+    ] {
+        let graph = graph(named, None);
+        assert_eq!((graph.matrices.len(), graph.pairs.len()), (0, 0), "{named:?}");
+        assert_eq!(graph.skipped.len(), named.len(), "everything has a reason");
+    }
+    assert_eq!(graph(&[("only.weight", &[3, 4])], None).matrices.len(), 1);
+}
+
+/// The law and the norm of every pair kind of a family, heads and groups apart.
+fn laws(family: &str) -> Vec<(String, &'static str, bool)> {
+    let manifest = checkpoint::open(&tests_dir("fixtures").join(family)).unwrap();
+    let rules = architectures::built_in().unwrap();
+    let graph = recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
+    assert_ne!(graph.architecture, "chain", "{family}");
+    let unmatched: Vec<_> =
+        graph.skipped.iter().filter(|s| s.reason.starts_with("no role")).collect();
+    assert!(unmatched.is_empty(), "{family}: {unmatched:?}");
+    let mut laws: Vec<_> = graph
+        .pairs
+        .iter()
+        .map(|p| {
+            let each = if p.group.is_some() { "/group" } else { "" };
+            (format!("{}{each}", p.name.as_str()), p.law.as_str(), p.norm_between)
+        })
+        .collect();
+    laws.sort();
+    laws.dedup();
+    laws
+}
+
+fn check_laws(family: &str, wanted: &[(&str, &'static str, bool)]) {
+    let mut wanted: Vec<_> = wanted.iter().map(|(n, l, b)| ((*n).to_owned(), *l, *b)).collect();
+    wanted.sort();
+    assert_eq!(laws(family), wanted, "{family}");
+}
+
+const STREAM: [(&str, &str, bool); 4] = [
+    ("o_up", "none", true),
+    ("down_qkv", "none", true),
+    ("embed_qkv", "none", true),
+    ("down_unembed", "none", true),
+];
+
+#[test]
+fn the_law_of_every_pair_follows_from_what_stands_between() {
+    let with_stream = |own: &[(&'static str, &'static str, bool)]| [own, &STREAM[..]].concat();
+    let full_heads = [("v_o", "full", false), ("q_k", "full", false), ("up_down", "none", false)];
+    check_laws("gpt2", &with_stream(&full_heads));
+    check_laws("nanogpt", &with_stream(&full_heads));
+    let bert: Vec<_> =
+        with_stream(&full_heads).into_iter().filter(|p| p.0 != "down_unembed").collect();
+    check_laws("bert", &bert);
+    check_laws("roberta", &bert);
+    let neox = [("v_o", "full", false), ("q_k", "rotary", false), ("up_down", "none", false)];
+    let parallel: Vec<_> = with_stream(&neox).into_iter().filter(|p| p.0 != "o_up").collect();
+    check_laws("gpt_neox", &parallel);
+    let shared = |q_k: &'static str, normed: bool| {
+        with_stream(&[
+            ("v_o", "none", false),
+            ("v_o/group", "full", false),
+            ("q_k", "none", normed),
+            ("q_k/group", q_k, normed),
+            ("up_down", "diagonal", false),
+            ("gate_down", "none", false),
+        ])
+    };
+    for family in ["llama", "mistral", "qwen2", "phi3", "gemma"] {
+        check_laws(family, &shared("rotary", false));
+    }
+    for family in ["qwen3", "gemma3"] {
+        check_laws(family, &shared("none", true));
+    }
+}
+
+#[test]
+fn gains_are_folded_into_readers_of_the_stream_only() {
+    let manifest = checkpoint::open(&tests_dir("fixtures/gemma3")).unwrap();
+    let rules = architectures::built_in().unwrap();
+    let graph = recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
+    for pair in &graph.pairs {
+        assert_eq!(pair.writer.gain, None);
+        let stream = pair.name.kind() == "stream";
+        let gain = pair.reader.gain.as_ref();
+        assert_eq!(gain.map(|g| g.one_plus), stream.then_some(true), "{:?}", pair.name);
+        if pair.name == PairName::OUp {
+            assert!(gain.unwrap().tensor.ends_with("pre_feedforward_layernorm.weight"));
+        }
+    }
+}
+
+#[test]
+fn attention_masks_are_no_parameters() {
+    let shapes: [(&str, &[usize]); 3] = [
+        ("h.0.attn.c_attn.weight", &[8, 24]),
+        ("h.0.attn.c_proj.weight", &[8, 8]),
+        ("h.0.attn.bias", &[1, 1, 64, 64]),
+    ];
+    let rules = architectures::built_in().unwrap();
+    let (tensors, config) = (tensors(&shapes), json!({"model_type": "gpt2", "n_head": 2}));
+    let graph = recognize(&tensors, Some(&config), &rules);
+    assert_eq!(buffers(&tensors, &graph, &rules), ["h.0.attn.bias"]);
+}
+
+#[test]
+fn a_layout_that_contradicts_its_rule_is_said_to() {
+    let shapes: [(&str, &[usize]); 2] =
+        [("h.0.attn.c_attn.weight", &[8, 25]), ("h.0.attn.c_proj.weight", &[8, 8])];
+    let found = graph(&shapes, Some(&json!({"model_type": "gpt2", "n_head": 2})));
+    assert_eq!(found.architecture, "chain");
+    let reasons: Vec<_> = found.skipped.iter().map(|s| s.reason.as_str()).collect();
+    assert!(reasons.iter().any(|r| r.contains("rule `gpt2`") && r.contains("25")), "{reasons:?}");
+    // A model type whose tensors are not there.
+    let found = graph(&[("fc1.weight", &[4, 4])], Some(&json!({"model_type": "llama"})));
+    assert!(found.skipped.iter().any(|s| s.reason.contains("no tensor `layers.{layer}.self_attn")));
+}
