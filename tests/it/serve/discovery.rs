@@ -85,7 +85,7 @@ fn numbered_files_and_step_directories_are_series() {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("model.safetensors"), chain(2, 16, step + 1)).unwrap();
     }
-    for run in ["plain/model", "steps"] {
+    for run in ["plain", "steps"] {
         let metrics = daemon.wait_analyzed(run, 2);
         assert_eq!(metrics.value("checkpoint_analyzed_step", &[("run", run)]), Some(200.0));
         assert_eq!(metrics.value("checkpoint_latest_step", &[("run", run)]), Some(200.0));

@@ -74,10 +74,17 @@ fn follow(
 fn files_of_a_room_name_each_other_without_circles() {
     let sources: Vec<_> =
         rust_files("src").into_iter().map(|(path, text)| (module(&path), text)).collect();
-    let graph = graph(&sources);
+    let mut graph = graph(&sources);
     let n_named: usize = graph.values().map(BTreeSet::len).sum();
     assert!(n_named > 30, "the checker sees only {n_named} edges");
-    assert_eq!(circle(&graph), None);
+    let mut circles = Vec::new();
+    while let Some(found) = circle(&graph) {
+        let parts = |path: &str| path.split("::").map(str::to_owned).collect::<Vec<_>>();
+        let next = found.get(1).unwrap_or(&found[0]);
+        graph.entry(parts(&found[0])).or_default().remove(&parts(next));
+        circles.push(found);
+    }
+    assert!(circles.is_empty(), "{circles:#?}");
 }
 
 #[test]
