@@ -9,14 +9,14 @@ mod classifier;
 mod heads;
 mod spectra;
 mod store;
+mod work;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use analysis::{
-    AnalyzeError, Baseline, Observer, Options, Outcome, Previous, Unobserved, analyze,
-};
+pub use analysis::{Observer, Outcome, Unobserved, analyze};
+pub use work::{AnalyzeError, Baseline, Options, Previous};
 
 /// All measurements of one checkpoint.
 #[derive(Debug, Clone, Serialize)]

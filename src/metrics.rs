@@ -5,6 +5,7 @@
 
 mod aggregate;
 mod catalog;
+mod collect;
 mod encode;
 mod openmetrics;
 mod series;
@@ -12,10 +13,11 @@ mod snapshot;
 
 pub use aggregate::{pair_means, worst_pair};
 pub use catalog::{CATALOG, Family, Id, Kind, PREFIX, Tier};
+pub use collect::{DEFAULT_SERIES_LIMIT, TOTAL_SERIES_LIMIT};
 pub use encode::{
     Exposition, OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE, process_families, render, render_text,
 };
-pub use series::{DEFAULT_SERIES_LIMIT, MAX_LABEL_BYTES, TOTAL_SERIES_LIMIT};
+pub use series::MAX_LABEL_BYTES;
 pub use snapshot::{
     DaemonFacts, DurationHistogram, RidgeRate, RunFacts, RunState, Snapshot, WatchMode, reason,
 };

@@ -7,6 +7,7 @@
 
 mod blocks;
 mod chain;
+mod inputs;
 mod names;
 mod recognize;
 mod rule;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::analysis::{Analysis, AnalyzeError};
 use super::store::Dense;
+use super::work::{Analysis, AnalyzeError};
 use super::{OverlapReport, PairReport, StderrReport};
 use crate::linalg::{
     GramStats, LinalgError, Overlap, PairMatrices, Side, flag_correlation, gram_stats, overlaps,

@@ -1,42 +1,10 @@
 //! The order of work on one checkpoint: one pass over its depth, tensors kept while neighbours need
 //! them.
 
-use std::collections::BTreeMap;
-
-use faer::Mat;
-
-use super::store::{Dense, Store};
+use super::work::{Analysis, AnalyzeError, Baseline, Options, Previous};
 use super::{Report, Skipped, alignment, classifier, heads, spectra};
-use crate::checkpoint::{Manifest, ReadError};
-use crate::linalg::{LinalgError, Side, Spectrum};
-use crate::model::{LayerGraph, Operand, Role, View};
-
-/// What is measured, and within which memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// Subspace dimensions k, rising.
-    pub k: Vec<usize>,
-    /// Dimensions k at which the turn of the leading output subspace is measured, rising.
-    pub rotation_k: Vec<usize>,
-    /// Bytes of decoded tensors kept at a time.
-    pub memory_limit: u64,
-}
-
-/// What of a save is kept in memory to compare the next one with.
-#[derive(Debug, Clone, Default)]
-pub struct Baseline {
-    /// Matrix name → its leading left singular vectors, rows × max(rotation k).
-    bases: BTreeMap<String, Mat<f64>>,
-}
-
-/// The save before.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Previous<'a> {
-    /// Its files, where they are still there: gives update sizes.
-    pub manifest: Option<&'a Manifest>,
-    /// Its leading subspaces: gives rotations.
-    pub baseline: Option<&'a Baseline>,
-}
+use crate::checkpoint::Manifest;
+use crate::model::{LayerGraph, Role};
 
 /// Told of progress, asked whether to go on.
 pub trait Observer {
@@ -67,32 +35,6 @@ pub struct Outcome {
     pub read_bytes: u64,
 }
 
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum AnalyzeError {
-    /// A tensor could not be read, or changed while it was.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The observer asked to stop.
-    #[error("analysis was cancelled")]
-    Cancelled,
-}
-
-/// Spectra remembered while neighbouring pairs use them.
-const KEPT_SPECTRA: usize = 8;
-
-/// The work on one checkpoint.
-pub(super) struct Analysis<'a> {
-    pub(super) manifest: &'a Manifest,
-    pub(super) store: Store<'a>,
-    pub(super) previous_store: Option<Store<'a>>,
-    pub(super) options: &'a Options,
-    pub(super) previous: Previous<'a>,
-    pub(super) baseline: Baseline,
-    pub(super) report: Report,
-    spectra: Vec<(Operand, Side, Spectrum)>,
-}
-
 /// Measures a checkpoint.
 ///
 /// A tensor with a NaN, a shape that does not fit or a decomposition that fails costs that tensor
@@ -109,16 +51,8 @@ pub fn analyze(
     previous: Previous<'_>,
     observer: &dyn Observer,
 ) -> Result<Outcome, AnalyzeError> {
-    let mut analysis = Analysis {
-        manifest,
-        store: Store::new(manifest, options.memory_limit),
-        previous_store: previous.manifest.map(|m| Store::new(m, options.memory_limit / 4)),
-        options,
-        previous,
-        baseline: Baseline::default(),
-        report: empty_report(manifest, graph, buffers),
-        spectra: Vec::new(),
-    };
+    let mut analysis =
+        Analysis::new(manifest, options, previous, empty_report(manifest, graph, buffers));
     let total = graph.matrices.len() + graph.pairs.len() + graph.heads.len() + 1;
     let mut done = 0;
     let mut tick = || {
@@ -211,66 +145,4 @@ fn count_the_rest(
         }
     }
     Ok(())
-}
-
-impl Analysis<'_> {
-    pub(super) fn skip(&mut self, name: &str, reason: String) {
-        self.report.skipped.push(Skipped { name: name.to_owned(), reason });
-    }
-
-    /// Whether one of these is too large to be decoded; then `name` is skipped, with the reason.
-    pub(super) fn too_large(&mut self, name: &str, views: &[View]) -> bool {
-        let too_large = views.iter().any(|v| !self.store.fits(&v.tensor));
-        if too_large {
-            self.skip(name, self.store.limit_reason());
-        }
-        too_large
-    }
-
-    /// The largest k that any overlap asks for.
-    pub(super) fn k_max(&self) -> usize {
-        self.options.k.last().copied().unwrap_or(1)
-    }
-
-    /// The spectrum of an operand, computed or remembered. `k_max` beyond the usual one (classifier
-    /// pairs) is computed anew.
-    pub(super) fn spectrum(
-        &mut self,
-        operand: &Operand,
-        dense: &Dense,
-        side: Side,
-        k_max: usize,
-    ) -> Result<Spectrum, LinalgError> {
-        let same = |o: &Operand| {
-            o.parts == operand.parts && o.transposed == operand.transposed && o.gain == operand.gain
-        };
-        let usual = k_max <= self.k_max();
-        if let Some((_, _, known)) =
-            self.spectra.iter().find(|(o, s, _)| usual && *s == side && same(o))
-        {
-            return Ok(known.clone());
-        }
-        let eps = self.store.storage_eps(&operand.parts);
-        let spectrum = Spectrum::compute(dense.mat(), side, k_max.max(self.k_max()), eps)?;
-        if usual {
-            if self.spectra.len() == KEPT_SPECTRA {
-                self.spectra.remove(0);
-            }
-            self.spectra.push((operand.clone(), side, spectrum.clone()));
-        }
-        Ok(spectrum)
-    }
-
-    /// Keeps a matrix's leading left vectors for the next save.
-    pub(super) fn keep_basis(&mut self, name: &str, spectrum: &Spectrum) {
-        let wanted = self.options.rotation_k.last().copied().unwrap_or(0);
-        let columns = wanted.min(spectrum.basis.ncols());
-        let basis = spectrum.basis.as_ref().subcols(0, columns).to_owned();
-        self.baseline.bases.insert(name.to_owned(), basis);
-    }
-
-    /// The leading left vectors that a matrix had in the save before.
-    pub(super) fn previous_basis(&self, name: &str) -> Option<&Mat<f64>> {
-        self.previous.baseline?.bases.get(name)
-    }
 }

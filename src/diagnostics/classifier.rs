@@ -1,7 +1,7 @@
 //! Neural-collapse proxies of the classifier.
 
 use super::ClassifierReport;
-use super::analysis::{Analysis, AnalyzeError};
+use super::work::{Analysis, AnalyzeError};
 use crate::linalg::{CLASSES_LIMIT, classifier_geometry};
 use crate::model::Matrix;
 

@@ -1,7 +1,7 @@
 //! Redundancy of attention heads, per layer and projection.
 
 use super::HeadReport;
-use super::analysis::{Analysis, AnalyzeError};
+use super::work::{Analysis, AnalyzeError};
 use crate::linalg::{HeadSide, head_overlap};
 use crate::model::{HeadSet, Role};
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use faer::Mat;
 
 use super::MatrixReport;
-use super::analysis::{Analysis, AnalyzeError};
 use super::store::Dense;
+use super::work::{Analysis, AnalyzeError};
 use crate::checkpoint::Dtype;
 use crate::linalg::{Side, Spectrum, UpdateRatio, rotation};
 use crate::model::{Matrix, Operand};

@@ -14,8 +14,9 @@ use prometheus::proto::{
 };
 
 use super::catalog::{CATALOG, Family, Kind};
+use super::collect::{TOTAL_SERIES_LIMIT, collect};
 use super::openmetrics;
-use super::series::{Series, TOTAL_SERIES_LIMIT, collect};
+use super::series::Series;
 use super::snapshot::{DurationHistogram, Snapshot};
 
 /// Content type of [`Exposition::text`].

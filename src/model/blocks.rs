@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use serde_json::Value;
 
+use super::inputs::{Named, config_number};
 use super::names::{fill, match_pattern};
-use super::recognize::{Named, config_number};
 use super::{BiasView, HeadLayout, Left, MatrixRule, Part, Role, Rule, Split, View};
 
 /// A whole matrix of one role, as found.

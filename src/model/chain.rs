@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::recognize::{Named, config_value};
+use super::inputs::{Named, config_value};
 use super::{
     Between, BiasView, Law, LayerGraph, Layout, Left, Matrix, Operand, Pair, PairName, Role, View,
 };

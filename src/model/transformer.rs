@@ -5,8 +5,8 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::blocks::{Found, Whole, check_attention, find_matrices, head_layout};
+use super::inputs::{Named, config_value};
 use super::names::fill;
-use super::recognize::{Named, config_value};
 use super::{
     Between, BiasView, Gain, HeadLayout, HeadSet, Law, LayerGraph, Left, Matrix, Operand, Pair,
     PairName, PairRule, Role, Rule, View,
