@@ -127,7 +127,12 @@ struct DemoArgs {
 
 /// Runs what is typed and tells how it ended.
 pub(crate) fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) if said.exit_code() == 0 || is_help(&said) => said.exit(),
+        Err(wrong) => return Failure::usage(in_one_line(&wrong)).tell(),
+    };
+    let result = match cli.command {
         Command::Watch(args) => watch::run(args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Explain(args) => explain::run(&args),
@@ -138,6 +143,21 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
     }
+}
+
+fn is_help(said: &clap::Error) -> bool {
+    said.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// What clap says of a wrong command line, without the usage that follows: one line, as every
+/// failure.
+fn in_one_line(wrong: &clap::Error) -> String {
+    let text = wrong.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<&str> =
+        lines.filter(|l| !l.is_empty() && !l.starts_with("For more information")).collect();
+    let line = lines.join(" ");
+    format!("{} (see --help)", line.strip_prefix("error: ").unwrap_or(&line))
 }
 
 fn check_config(file: &std::path::Path) -> Result<(), Failure> {
