@@ -89,8 +89,6 @@ pub struct Settings {
     pub k: Vec<usize>,
     /// Dimensions k at which the turn of a subspace between saves is measured.
     pub rotation_k: Vec<usize>,
-    /// Whether every matrix gets series of its own.
-    pub detail: Detail,
     /// Most series of one run.
     pub series_limit: usize,
     /// How long a run without saves stays active.
@@ -99,17 +97,6 @@ pub struct Settings {
     pub forget_after: Duration,
     /// Directory of further architecture rules.
     pub architectures_dir: Option<PathBuf>,
-}
-
-/// How finely series are exported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Detail {
-    /// Per layer and pair.
-    #[default]
-    Layer,
-    /// Per matrix and head as well.
-    Matrix,
 }
 
 /// What the file says, before it is checked.
@@ -130,7 +117,6 @@ struct Wire {
     memory_limit: Option<String>,
     k: Option<Vec<usize>>,
     rotation_k: Option<Vec<usize>>,
-    detail: Option<Detail>,
     series_limit: Option<usize>,
     idle_after: Option<String>,
     forget_after: Option<String>,
@@ -154,7 +140,6 @@ impl Default for Settings {
             memory_limit: 1 << 30,
             k: vec![1, 2, 4, 8, 16, 32, 64],
             rotation_k: vec![8],
-            detail: Detail::Layer,
             series_limit: 5000,
             idle_after: Duration::from_hours(24),
             forget_after: Duration::from_hours(24),

@@ -113,7 +113,6 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         memory_limit,
         k: at.ks("k", wire.k, default.k)?,
         rotation_k: at.ks("rotation_k", wire.rotation_k, default.rotation_k)?,
-        detail: wire.detail.unwrap_or(default.detail),
         series_limit: at.count(
             "series_limit",
             wire.series_limit,
@@ -175,7 +174,6 @@ mod tests {
         check("listen: 10717\n", &["w.yaml:1", "listen"]);
         check("listen: here\n", &["w.yaml:1: listen", "here", "ADDRESS:PORT"]);
         check("memory_limit: 1MiB\n", &["w.yaml:1: memory_limit", "16MiB"]);
-        check("detail: all\n", &["w.yaml:1", "all", "layer"]);
         check("threads: many\n", &["w.yaml:1", "threads", "many"]);
         check("threads: 1\nthreads: 2\n", &["w.yaml", "threads"]);
         check("k: [1, 2\n", &["w.yaml"]);

@@ -144,9 +144,7 @@ fn state(run: &RunFacts) -> Markup {
         RunState::Incomplete(reason) => ("wait", "incomplete", Some(reason)),
         RunState::Unreadable(reason) => ("bad", "unreadable", Some(reason)),
     };
-    let matrices = run.report.iter().flat_map(|report| &report.matrices);
-    let nonfinite =
-        matrices.fold(0_u64, |n, matrix| n.saturating_add(matrix.nan).saturating_add(matrix.inf));
+    let nonfinite = run.report.as_ref().map_or(0, |report| report.nan + report.inf);
     html! {
         span.state.(class) { (word) }
         @if !run.active { span.dim { ", ended" } }

@@ -56,6 +56,8 @@ pub(super) struct Run {
     state: RunState,
     waiting: Option<PendingSave>,
     returned: HashMap<PathBuf, u32>,
+    /// Saves at a worker now.
+    running: usize,
     discovered: u64,
     n_analyzed: u64,
     skipped: BTreeMap<String, u64>,
@@ -91,6 +93,7 @@ impl Run {
             state: RunState::Waiting,
             waiting: None,
             returned: HashMap::new(),
+            running: 0,
             discovered: 0,
             n_analyzed: 0,
             skipped: BTreeMap::new(),
@@ -142,6 +145,11 @@ impl Run {
         }
     }
 
+    /// A worker takes one of its saves.
+    pub(super) fn begun(&mut self) {
+        self.running += 1;
+    }
+
     /// Pushed out of a full queue, or by a newer version of itself.
     pub(super) fn outrun(&mut self) {
         bump(&mut self.skipped, reason::OUTRUN);
@@ -150,6 +158,7 @@ impl Run {
     /// Takes in a finished job; says whether the save is to be given back, and why.
     pub(super) fn done(&mut self, done: Done) -> Option<GiveBack> {
         let Done { save, result, wall, .. } = done;
+        self.running = self.running.saturating_sub(1);
         match result {
             Ok(analyzed) => {
                 self.last_wall = Some(wall);
@@ -288,7 +297,7 @@ impl Run {
             analyzed_total: self.n_analyzed,
             skipped_total: self.skipped.clone(),
             failures_total: self.failures.clone(),
-            queue_length: queue_length as u64,
+            queue_length: (queue_length + self.running) as u64,
             last_duration_seconds: self.last_wall.map(|w| w.as_secs_f64()),
             train_loss: self.trainer.loss,
             learning_rate: self.trainer.learning_rate,

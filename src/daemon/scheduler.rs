@@ -203,11 +203,12 @@ impl Scheduler {
                 self.idle.push(worker);
                 return;
             };
-            let Some(run) = self.runs.get(&save.run) else {
+            let Some(run) = self.runs.get_mut(&save.run) else {
                 self.idle.push(worker);
                 continue;
             };
             let (previous, baseline) = run.before(&save);
+            run.begun();
             let job = Job {
                 save,
                 previous,

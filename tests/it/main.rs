@@ -6,6 +6,7 @@
 )]
 
 mod checkpoint_files;
+mod degenerate;
 mod exposition;
 mod golden_linalg;
 mod namings;
