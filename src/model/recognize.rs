@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::inputs::Named;
 use super::names::{match_glob, match_pattern, strip_prefixes};
-use super::{LayerGraph, Layout, Left, Rule, chain, transformer};
+use super::{LayerGraph, Left, Rule, chain, transformer};
 use crate::checkpoint::{Dtype, TensorInfo};
 
 /// Recognises a model.
