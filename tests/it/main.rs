@@ -6,6 +6,7 @@
 )]
 
 mod checkpoint_files;
+mod compare;
 mod degenerate;
 mod exposition;
 mod golden_linalg;

@@ -1,0 +1,162 @@
+//! Two saves of a run against one another, and the memory budget.
+
+use std::path::Path;
+
+use weightvane::checkpoint::{self, Manifest};
+use weightvane::config::architectures;
+use weightvane::diagnostics::{
+    AnalyzeError, Observer, Options, Outcome, Previous, Unobserved, analyze,
+};
+use weightvane::linalg::{Side, Spectrum};
+use weightvane::model;
+
+use crate::support::{read_arrays, tests_dir};
+
+fn outcome(
+    manifest: &Manifest,
+    previous: Previous<'_>,
+    memory_limit: u64,
+    observer: &dyn Observer,
+) -> Result<Outcome, AnalyzeError> {
+    let rules = architectures::built_in().unwrap();
+    let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
+    let options = Options { k: vec![1, 2, 4, 8, 16], rotation_k: vec![1, 8], memory_limit };
+    analyze(manifest, &graph, &[], &options, previous, observer)
+}
+
+fn open(step: u64) -> Manifest {
+    checkpoint::open(&tests_dir(&format!("it/golden/series/healthy/checkpoint-{step}"))).unwrap()
+}
+
+fn plain(manifest: &Manifest) -> Outcome {
+    outcome(manifest, Previous::default(), 1 << 30, &Unobserved).unwrap()
+}
+
+#[test]
+fn update_sizes_and_rotations_are_those_of_the_definitions() {
+    let (before, now) = (open(100), open(200));
+    let previous = Previous { manifest: Some(&before), baseline: None };
+    let report = outcome(&now, previous, 1 << 30, &Unobserved).unwrap().report;
+    let (old, new) = (read_arrays(&before.path), read_arrays(&now.path));
+    for matrix in &report.matrices {
+        let (a, b) = (&old[&matrix.name], &new[&matrix.name]);
+        let square = |v: f32| f64::from(v) * f64::from(v);
+        let difference: f64 = a.values.iter().zip(&b.values).map(|(a, b)| square(b - a)).sum();
+        let size: f64 = a.values.iter().map(|a| square(*a)).sum();
+        let wanted = (difference / size).sqrt();
+        assert!((matrix.update_ratio.unwrap() - wanted).abs() < 1e-6 * wanted, "{}", matrix.name);
+        let basis = |a: &crate::support::Array| {
+            let w = faer::MatRef::from_row_major_slice(&a.values, a.shape[0], a.shape[1]);
+            Spectrum::compute(w, Side::Left, 8, f64::from(f32::EPSILON)).unwrap().basis
+        };
+        let (u, v) = (basis(a), basis(b));
+        for k in [1, 8] {
+            let mut shared = 0.0;
+            for (i, j) in (0..k).flat_map(|i| (0..k).map(move |j| (i, j))) {
+                let dot: f64 = (0..u.nrows()).map(|r| u[(r, i)] * v[(r, j)]).sum();
+                shared += dot * dot;
+            }
+            #[expect(clippy::cast_precision_loss, reason = "k is at most 8")]
+            let wanted = 1.0 - shared / k as f64;
+            assert!((matrix.rotation[&k].unwrap() - wanted).abs() < 1e-9, "{} k={k}", matrix.name);
+        }
+    }
+}
+
+#[test]
+fn remembered_subspaces_give_the_same_rotations_as_the_files() {
+    let (before, now) = (open(100), open(200));
+    let baseline = plain(&before).baseline;
+    let rotations = |previous| {
+        let report = outcome(&now, previous, 1 << 30, &Unobserved).unwrap().report;
+        report.matrices.iter().map(|m| (m.rotation.clone(), m.update_ratio)).collect::<Vec<_>>()
+    };
+    let from_files = rotations(Previous { manifest: Some(&before), baseline: None });
+    let from_memory = rotations(Previous { manifest: None, baseline: Some(&baseline) });
+    for ((files, update), (memory, no_update)) in from_files.iter().zip(&from_memory) {
+        assert_eq!(files, memory);
+        assert!(update.is_some() && no_update.is_none());
+    }
+}
+
+#[test]
+fn without_a_save_before_nothing_is_said_of_change() {
+    for matrix in &plain(&open(100)).report.matrices {
+        assert_eq!((matrix.update_ratio, matrix.rotation[&8]), (None, None));
+    }
+    // The same save again: nothing moved.
+    let save = open(300);
+    let previous = Previous { manifest: Some(&save), baseline: None };
+    for matrix in &outcome(&save, previous, 1 << 30, &Unobserved).unwrap().report.matrices {
+        assert_eq!(matrix.update_ratio, Some(0.0));
+        assert!(matrix.rotation[&8].unwrap() < 1e-12);
+    }
+}
+
+#[test]
+fn a_save_of_another_shape_is_not_compared() {
+    let now = open(100);
+    let other = checkpoint::open(&tests_dir("fixtures/mlp_fc")).unwrap();
+    let previous = Previous { manifest: Some(&other), baseline: None };
+    let report = outcome(&now, previous, 1 << 30, &Unobserved).unwrap().report;
+    assert!(report.matrices.iter().all(|m| m.update_ratio.is_none()));
+}
+
+#[test]
+fn the_memory_budget_changes_no_number() {
+    let save = checkpoint::open(&tests_dir("fixtures/llama")).unwrap();
+    let wanted = serde_json::to_string(&plain(&save).report).unwrap();
+    // Room for a few tensors only: they are read again where they are needed again.
+    let tight = outcome(&save, Previous::default(), 8 << 10, &Unobserved).unwrap();
+    assert_eq!(serde_json::to_string(&tight.report).unwrap(), wanted);
+    assert!(tight.read_bytes > plain(&save).read_bytes);
+}
+
+#[test]
+fn tensors_larger_than_memory_are_skipped_with_the_reason() {
+    let save = open(100);
+    let report = outcome(&save, Previous::default(), 2 << 10, &Unobserved).unwrap().report;
+    // 10 × 64 values of 4 bytes fit into four times 2 KiB, 64 × 64 do not.
+    assert_eq!(report.matrices.iter().map(|m| m.rows).collect::<Vec<_>>(), [10]);
+    assert!(report.pairs.is_empty());
+    let skipped: Vec<_> =
+        report.skipped.iter().filter(|s| s.reason.contains("memory_limit")).collect();
+    assert_eq!(skipped.len(), 6, "{skipped:?}");
+}
+
+#[test]
+fn work_that_nobody_waits_for_ends_at_the_next_step() {
+    struct After(std::cell::Cell<usize>);
+    impl Observer for After {
+        fn progress(&self, done: usize, total: usize) {
+            assert!(done <= total && done == self.0.get() + 1);
+            self.0.set(done);
+        }
+        fn cancelled(&self) -> bool {
+            self.0.get() == 3
+        }
+    }
+    let observer = After(std::cell::Cell::new(0));
+    let result = outcome(&open(100), Previous::default(), 1 << 30, &observer);
+    assert!(matches!(result, Err(AnalyzeError::Cancelled)));
+    assert_eq!(observer.0.get(), 3);
+}
+
+#[test]
+fn a_save_that_changed_since_it_was_opened_gives_no_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |from: &Path| {
+        for name in ["model.safetensors", "trainer_state.json"] {
+            std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+        }
+    };
+    copy(&open(100).path);
+    let manifest = checkpoint::open(dir.path()).unwrap();
+    copy(&open(200).path);
+    let result = outcome(&manifest, Previous::default(), 1 << 30, &Unobserved);
+    assert!(matches!(result, Err(AnalyzeError::Read(checkpoint::ReadError::Changed { .. }))));
+    let manifest = checkpoint::open(dir.path()).unwrap();
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    let result = outcome(&manifest, Previous::default(), 1 << 30, &Unobserved);
+    assert!(matches!(result, Err(AnalyzeError::Read(checkpoint::ReadError::Vanished { .. }))));
+}
