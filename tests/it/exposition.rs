@@ -131,11 +131,11 @@ fn groups_of_heads_feed_the_gap_alone() {
     group.gap_ratio = Some(0.125);
     let mut expert = sample::matrix("up", Some(0), None);
     expert.frobenius_norm = Some(4.0);
-    expert.nan = 3;
-    let report = sample::report(
+    let mut report = sample::report(
         vec![group, sample::pair("q_k", 0, Some(0), 0.25), sample::pair("q_k", 0, Some(1), 0.5)],
         vec![sample::matrix("up", Some(0), None), expert],
     );
+    report.nan = 3;
     let run = RunFacts { report: Some(Arc::new(report)), ..RunFacts::default() };
     let text = render_text(&Snapshot { runs: vec![run], ..Snapshot::default() });
     assert_eq!(values(&text, "gram_correlation", &[]), [0.375]);
