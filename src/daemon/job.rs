@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::queue::Queued;
 use crate::checkpoint::{self, OpenError, ReadError, TrainerState};
 use crate::diagnostics::{self, AnalyzeError, Baseline, Observer, Options, Previous, Report};
 use crate::model::{self, Rule};
-use crate::watch::SettledSave;
 
 /// A save to analyse and what it is compared with.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
-    pub(super) save: SettledSave,
+    /// Name of the run over all roots.
+    pub(super) run: String,
+    pub(super) queued: Queued,
     /// The save before, if it is still there.
     pub(super) previous: Option<PathBuf>,
     /// Its leading subspaces, if they are remembered.
@@ -29,7 +31,8 @@ pub(super) struct Job {
 /// What came of a job.
 #[derive(Debug)]
 pub(super) struct Done {
-    pub(super) save: SettledSave,
+    pub(super) run: String,
+    pub(super) queued: Queued,
     pub(super) result: Result<Analyzed, JobError>,
     /// Wall time.
     pub(super) wall: Duration,
@@ -87,7 +90,8 @@ pub(super) fn run(job: Job) -> Done {
     let result = catch_unwind(AssertUnwindSafe(|| analyze(&job)))
         .unwrap_or_else(|panic| Err(JobError::Panic(panic_text(panic.as_ref()))));
     Done {
-        save: job.save,
+        run: job.run,
+        queued: job.queued,
         result,
         wall: clock(ClockId::Monotonic).saturating_sub(wall),
         cpu: clock(ClockId::ThreadCPUTime).saturating_sub(cpu),
@@ -95,7 +99,7 @@ pub(super) fn run(job: Job) -> Done {
 }
 
 fn analyze(job: &Job) -> Result<Analyzed, JobError> {
-    let manifest = checkpoint::open(&job.save.path)?;
+    let manifest = checkpoint::open(&job.queued.save.path)?;
     // Rotation may have taken the save before; then there is nothing to compare with.
     let before = job.previous.as_deref().and_then(|path| checkpoint::open(path).ok());
     let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &job.rules);

@@ -7,11 +7,22 @@ use crate::watch::SettledSave;
 /// Saves waiting in one run; of more, the oldest is given up and counted as outrun.
 const MAX_WAITING: usize = 10_000;
 
-/// Order of saves within a run: by step, saves without one by sequence.
-pub(super) type Age = (Option<u64>, u64);
+/// Order of saves within a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Age {
+    /// Counts the times that training went back to an earlier step.
+    pub(super) segment: u32,
+    /// Step from the name.
+    pub(super) step: Option<u64>,
+    /// Order of first sight, which decides between saves of one step or of none.
+    pub(super) sequence: u64,
+}
 
-pub(super) fn age(save: &SettledSave) -> Age {
-    (save.step, save.sequence)
+/// A save and its place in its run.
+#[derive(Debug, Clone)]
+pub(super) struct Queued {
+    pub(super) age: Age,
+    pub(super) save: SettledSave,
 }
 
 /// Saves that wait for a worker.
@@ -23,7 +34,7 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    saves: BTreeMap<Age, SettledSave>,
+    saves: BTreeMap<Age, Queued>,
     /// Newest ever handed out; a save beyond it is news.
     newest: Option<Age>,
     /// When the run was last served, in jobs handed out.
@@ -31,32 +42,34 @@ struct Waiting {
 }
 
 impl Queue {
-    /// Adds a save; returns those that it pushes out. A new version of a save takes the place of
-    /// the one that waits.
-    pub(super) fn push(&mut self, save: SettledSave) -> Vec<SettledSave> {
-        let waiting = self.runs.entry(save.run.clone()).or_default();
-        let replaced = waiting.saves.iter().find(|(_, s)| s.path == save.path).map(|(age, _)| *age);
-        let mut out: Vec<_> =
-            replaced.and_then(|age| waiting.saves.remove(&age)).into_iter().collect();
-        waiting.saves.insert(age(&save), save);
-        if waiting.saves.len() > MAX_WAITING {
-            out.extend(waiting.saves.pop_first().map(|(_, save)| save));
+    /// Adds a save to the run `name`; returns how many it pushes out. A new version of a save takes
+    /// the place of the one that waits.
+    pub(super) fn push(&mut self, name: &str, queued: Queued) -> usize {
+        let waiting = self.runs.entry(name.to_owned()).or_default();
+        let before = waiting.saves.len();
+        if queued.save.supersedes {
+            waiting.saves.retain(|_, waits| waits.save.path != queued.save.path);
         }
-        out
+        let mut pushed_out = before - waiting.saves.len();
+        waiting.saves.insert(queued.age, queued);
+        if waiting.saves.len() > MAX_WAITING {
+            waiting.saves.pop_first();
+            pushed_out += 1;
+        }
+        pushed_out
     }
 
     /// The next save: the newest of a run that has news first, so that the page is current; then
     /// what lies behind it by ascending step. Runs take turns.
-    pub(super) fn pop(&mut self) -> Option<SettledSave> {
+    pub(super) fn pop(&mut self) -> Option<(String, Queued)> {
         let has_news = |w: &Waiting| {
             w.saves.last_key_value().is_some_and(|(age, _)| w.newest.is_none_or(|n| *age > n))
         };
-        let best = self
+        let (name, best) = self
             .runs
             .iter_mut()
             .filter(|(_, w)| !w.saves.is_empty())
-            .min_by_key(|(_, w)| (!has_news(w), w.served))?
-            .1;
+            .min_by_key(|(_, w)| (!has_news(w), w.served))?;
         self.n_served += 1;
         best.served = self.n_served;
         let news = has_news(best);
@@ -64,7 +77,7 @@ impl Queue {
         if news {
             best.newest = Some(age);
         }
-        Some(save)
+        Some((name.clone(), save))
     }
 
     /// Saves that wait in a run.
@@ -83,11 +96,11 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn save(run: &str, step: u64) -> SettledSave {
-        SettledSave {
-            run: run.into(),
-            run_path: run.into(),
-            path: format!("{run}/checkpoint-{step}").into(),
+    fn save(step: u64) -> Queued {
+        let save = SettledSave {
+            run: "r".into(),
+            run_path: "r".into(),
+            path: format!("r/checkpoint-{step}").into(),
             step: Some(step),
             sequence: step,
             version: 1,
@@ -95,11 +108,12 @@ mod tests {
             in_place: false,
             files: Vec::new(),
             waited: Duration::ZERO,
-        }
+        };
+        Queued { age: Age { segment: 0, step: Some(step), sequence: step }, save }
     }
 
     fn drain(queue: &mut Queue) -> Vec<(String, u64)> {
-        std::iter::from_fn(|| queue.pop()).map(|s| (s.run, s.step.unwrap())).collect()
+        std::iter::from_fn(|| queue.pop()).map(|(run, q)| (run, q.save.step.unwrap())).collect()
     }
 
     fn named(wanted: &[(&str, u64)]) -> Vec<(String, u64)> {
@@ -110,40 +124,45 @@ mod tests {
     fn the_newest_of_every_run_comes_first_then_ascending_steps_in_turns() {
         let mut queue = Queue::default();
         for step in [300, 100, 200] {
-            assert!(queue.push(save("a", step)).is_empty());
-            assert!(queue.push(save("b", step)).is_empty());
+            assert_eq!(queue.push("a", save(step)) + queue.push("b", save(step)), 0);
         }
-        let wanted =
-            named(&[("a", 300), ("b", 300), ("a", 100), ("b", 100), ("a", 200), ("b", 200)]);
-        assert_eq!(drain(&mut queue), wanted);
+        let wanted = [("a", 300), ("b", 300), ("a", 100), ("b", 100), ("a", 200), ("b", 200)];
+        assert_eq!(drain(&mut queue), named(&wanted));
     }
 
     #[test]
     fn news_overtakes_what_lies_behind() {
         let mut queue = Queue::default();
         for step in 1..=3 {
-            queue.push(save("a", step));
+            queue.push("a", save(step));
         }
-        assert_eq!(queue.pop().unwrap().step, Some(3));
-        queue.push(save("a", 4));
-        assert_eq!(drain(&mut queue), named(&[("a", 4), ("a", 1), ("a", 2)]));
+        assert_eq!(queue.pop().unwrap().1.save.step, Some(3));
+        queue.push("a", save(4));
+        // Training went back to step 2 and saves it anew: that is news as well.
+        let mut again = save(2);
+        again.age.segment = 1;
+        again.save.supersedes = true;
+        assert_eq!(queue.push("a", again), 1);
+        assert_eq!(drain(&mut queue), named(&[("a", 2), ("a", 1), ("a", 4)]));
     }
 
     #[test]
     fn a_new_version_replaces_the_one_that_waits() {
         let mut queue = Queue::default();
-        queue.push(save("a", 1));
-        let again = SettledSave { version: 2, sequence: 9, ..save("a", 1) };
-        assert_eq!(queue.push(again).len(), 1);
+        queue.push("a", save(1));
+        let mut again = save(1);
+        (again.save.version, again.save.supersedes, again.age.sequence) = (2, true, 9);
+        assert_eq!(queue.push("a", again), 1);
         assert_eq!(queue.len("a"), 1);
-        assert_eq!(queue.pop().unwrap().version, 2);
+        assert_eq!(queue.pop().unwrap().1.save.version, 2);
     }
 
     #[test]
     fn a_full_queue_gives_up_the_oldest() {
         let mut queue = Queue::default();
-        let out: Vec<_> = (0..=MAX_WAITING as u64).flat_map(|s| queue.push(save("a", s))).collect();
-        assert_eq!(out.iter().map(|s| s.step).collect::<Vec<_>>(), [Some(0)]);
-        assert_eq!(queue.len("a"), MAX_WAITING);
+        let pushed_out: usize = (0..=MAX_WAITING as u64).map(|s| queue.push("a", save(s))).sum();
+        assert_eq!((pushed_out, queue.len("a")), (1, MAX_WAITING));
+        queue.pop();
+        assert_eq!(queue.pop().unwrap().1.save.step, Some(1), "0 was given up");
     }
 }

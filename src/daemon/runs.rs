@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::job::{Analyzed, Done, JobError};
-use super::queue::{Age, age};
+use super::queue::{Age, Queued};
 use super::trend::Trend;
 use crate::checkpoint::{OpenError, ReadError, TrainerState};
 use crate::diagnostics::{Baseline, Report};
@@ -19,6 +19,8 @@ use crate::watch::{GiveBack, PendingSave, PendingState, SettledSave};
 const RETURNS_BEFORE_FAILURE: u32 = 5;
 /// Save times remembered for the median interval.
 const INTERVALS: usize = 20;
+/// Saves remembered a run, to know the one before; of more, the oldest is forgotten.
+const MAX_SAVES: usize = 10_000;
 /// Given-back saves remembered a run.
 const MAX_RETURNED: usize = 1000;
 
@@ -43,8 +45,11 @@ pub(super) struct Run {
     saves: BTreeMap<Age, PathBuf>,
     /// Unix seconds of the latest saves, by age.
     times: BTreeMap<Age, f64>,
-    /// The newest save that settled.
-    latest: Option<SettledSave>,
+    /// Times that training went back to an earlier step, and to which it did last.
+    segment: u32,
+    resumed_at: Option<u64>,
+    /// The newest save that settled, and when.
+    latest: Option<(Queued, Duration)>,
     /// Age of the newest save that was measured.
     analyzed: Option<Age>,
     analyzed_step: Option<u64>,
@@ -83,6 +88,8 @@ impl Run {
             root,
             saves: BTreeMap::new(),
             times: BTreeMap::new(),
+            segment: 0,
+            resumed_at: None,
             latest: None,
             analyzed: None,
             analyzed_step: None,
@@ -104,24 +111,50 @@ impl Run {
         }
     }
 
-    /// A save came to rest.
-    pub(super) fn settled(&mut self, save: &SettledSave, now: Duration) {
+    /// A save came to rest; says its place in the run.
+    pub(super) fn settled(&mut self, save: SettledSave, now: Duration) -> Queued {
         if !self.returned.contains_key(&save.path) {
             self.discovered += 1;
         }
         self.last_news = now;
+        if let (true, Some(step)) = (self.resumes(&save, now), save.step) {
+            self.segment += 1;
+            self.resumed_at = Some(step);
+            self.trend.resume_at(step);
+        }
+        let age = Age { segment: self.segment, step: save.step, sequence: save.sequence };
         self.saves.retain(|_, path| *path != save.path);
-        self.saves.insert(age(save), save.path.clone());
-        if let Some(time) = save_time(save) {
-            self.times.insert(age(save), time);
+        self.saves.insert(age, save.path.clone());
+        if self.saves.len() > MAX_SAVES {
+            self.saves.pop_first();
+        }
+        if let Some(time) = save_time(&save) {
+            self.times.insert(age, time);
             if self.times.len() > INTERVALS + 1 {
                 self.times.pop_first();
             }
         }
-        if self.latest.as_ref().is_none_or(|l| age(l) <= age(save)) {
-            self.latest = Some(save.clone());
+        let queued = Queued { age, save };
+        if self.is_newest(age) {
+            self.latest = Some((queued.clone(), now));
             self.state = RunState::Waiting;
         }
+        queued
+    }
+
+    /// Whether training went back: a lower step, first seen after the newest one had come to rest,
+    /// with younger files (files are compared with one another, never with the clock). Saves found
+    /// together, at the start or in a copied directory, are in the order of their steps.
+    fn resumes(&self, save: &SettledSave, now: Duration) -> bool {
+        let Some((latest, settled_at)) = &self.latest else { return false };
+        save.step < latest.save.step
+            && save.step.is_some()
+            && now.saturating_sub(save.waited) > *settled_at
+            && save_time(save) > save_time(&latest.save)
+    }
+
+    fn is_newest(&self, age: Age) -> bool {
+        self.latest.as_ref().is_none_or(|(latest, _)| latest.age <= age)
     }
 
     /// The saves that wait in this run, the newest counting.
@@ -131,10 +164,13 @@ impl Run {
     }
 
     /// The save before `save`, and its subspaces if they are remembered.
-    pub(super) fn before(&self, save: &SettledSave) -> (Option<PathBuf>, Option<Arc<Baseline>>) {
-        let previous = self.saves.range(..age(save)).next_back();
+    pub(super) fn before(&self, queued: &Queued) -> (Option<PathBuf>, Option<Arc<Baseline>>) {
+        // After a resume the save before is the one trained from, not the last of what was left.
+        let came_before =
+            |age: &Age| age.segment == queued.age.segment || age.step < queued.age.step;
+        let previous = self.saves.range(..queued.age).rev().find(|(age, _)| came_before(age));
         match (previous, &self.baseline) {
-            _ if save.in_place => {
+            _ if queued.save.in_place => {
                 // The weights before are overwritten, but their subspaces are remembered.
                 (None, self.baseline.as_ref().map(|(_, b)| Arc::clone(b)))
             }
@@ -157,47 +193,51 @@ impl Run {
 
     /// Takes in a finished job; says whether the save is to be given back, and why.
     pub(super) fn done(&mut self, done: Done) -> Option<GiveBack> {
-        let Done { save, result, wall, .. } = done;
+        let Done { queued, result, wall, .. } = done;
         self.running = self.running.saturating_sub(1);
         match result {
             Ok(analyzed) => {
                 self.last_wall = Some(wall);
-                self.measured(&save, analyzed);
+                self.measured(&queued, analyzed);
                 None
             }
-            Err(error) => self.failed(&save, &error),
+            Err(error) => self.failed(&queued, &error),
         }
     }
 
-    fn measured(&mut self, save: &SettledSave, analyzed: Analyzed) {
+    fn measured(&mut self, queued: &Queued, analyzed: Analyzed) {
+        let Queued { age, save } = queued;
         self.n_analyzed += 1;
         self.returned.remove(&save.path);
         let Analyzed { report, baseline, trainer, step, .. } = analyzed;
         // A save rewritten in place without a step of its own is counted.
         let at = step.unwrap_or(save.sequence);
-        self.trend.add(at, &report, &trainer);
-        let age = age(save);
+        if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
+            self.trend.add(at, &report, &trainer);
+        }
+        // That of the newest save stays for the next one; until then each serves its successor.
         if self
             .baseline
             .as_ref()
-            .is_none_or(|(known, _)| age >= *known || self.analyzed != Some(*known))
+            .is_none_or(|(known, _)| age >= known || self.analyzed != Some(*known))
         {
-            self.baseline = Some((age, Arc::new(baseline)));
+            self.baseline = Some((*age, Arc::new(baseline)));
         }
-        if self.analyzed.is_none_or(|known| known <= age) {
-            self.analyzed = Some(age);
+        if self.analyzed.is_none_or(|known| known <= *age) {
+            self.analyzed = Some(*age);
             self.analyzed_step = step;
             self.report = Some(Arc::new(report));
             self.trainer = trainer;
-            if self.latest.as_ref().is_none_or(|l| super::queue::age(l) <= age) {
+            if self.is_newest(*age) {
                 self.state = RunState::Analyzed;
                 self.readable = Some(true);
             }
         }
     }
 
-    fn failed(&mut self, save: &SettledSave, error: &JobError) -> Option<GiveBack> {
-        let newest = self.latest.as_ref().is_none_or(|l| age(l) <= age(save));
+    fn failed(&mut self, queued: &Queued, error: &JobError) -> Option<GiveBack> {
+        let newest = self.is_newest(queued.age);
+        let save = &queued.save;
         let text = error_text(error);
         let (counter, back) = match error {
             JobError::Cancelled => return None,
@@ -245,6 +285,10 @@ impl Run {
         back
     }
 
+    fn latest_save(&self) -> Option<&SettledSave> {
+        self.latest.as_ref().map(|(latest, _)| &latest.save)
+    }
+
     /// Whether more saves are expected: not ended by its own count, and not idle for long.
     fn active(&self, patience: Patience, now: Duration, unix_now: f64) -> bool {
         let ended = match (self.trainer.global_step, self.trainer.max_steps) {
@@ -253,7 +297,7 @@ impl Run {
         };
         // The file's own time matters only for saves that were there at the start; clocks that
         // differ by hours do not change what a day says.
-        let age = self.latest.as_ref().and_then(save_time).map_or(0.0, |time| unix_now - time);
+        let age = self.latest_save().and_then(save_time).map_or(0.0, |time| unix_now - time);
         let idle = now.saturating_sub(self.last_news) > patience.idle_after
             || age > patience.idle_after.as_secs_f64();
         !ended && !idle
@@ -277,7 +321,7 @@ impl Run {
         let each = |value: &dyn Fn(&super::trend::Improvement) -> u64| {
             improvements.iter().map(|(pair, i)| ((*pair).to_owned(), value(i))).collect()
         };
-        let latest = self.latest.as_ref();
+        let latest = self.latest_save();
         RunFacts {
             name: self.name.clone(),
             path: self.path.display().to_string(),
@@ -315,7 +359,7 @@ impl Run {
         let newer = self
             .waiting
             .as_ref()
-            .filter(|w| self.latest.as_ref().is_none_or(|l| w.step.is_none() || w.step >= l.step));
+            .filter(|w| self.latest_save().is_none_or(|l| w.step.is_none() || w.step >= l.step));
         match (&self.state, newer.map(|w| w.state)) {
             (RunState::Analyzed, Some(PendingState::Writing | PendingState::NoWeights)) => {
                 RunState::Waiting

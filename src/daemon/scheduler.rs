@@ -24,6 +24,22 @@ use crate::watch::SettledSave;
 /// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
+/// The settings that a running daemon keeps: the others may differ after they are read again.
+fn fixed(settings: &Settings) -> Settings {
+    let defaults = Settings::default();
+    Settings {
+        textfile: None,
+        memory_limit: defaults.memory_limit,
+        k: defaults.k,
+        rotation_k: defaults.rotation_k,
+        series_limit: defaults.series_limit,
+        idle_after: defaults.idle_after,
+        forget_after: defaults.forget_after,
+        architectures_dir: None,
+        ..settings.clone()
+    }
+}
+
 fn options(settings: &Settings) -> Arc<Options> {
     Arc::new(Options {
         k: settings.k.clone(),
@@ -188,10 +204,9 @@ impl Scheduler {
         else {
             return;
         };
-        run.settled(&save, now);
         debug!(run = run.name, path = %save.path.display(), "save is complete");
-        let queued = SettledSave { run: run.name.clone(), ..save };
-        for _ in self.queue.push(queued) {
+        let queued = run.settled(save, now);
+        for _ in 0..self.queue.push(&run.name, queued) {
             run.outrun();
         }
     }
@@ -199,18 +214,19 @@ impl Scheduler {
     /// Hands saves to idle workers.
     fn dispatch(&mut self) {
         while let Some(worker) = self.idle.pop() {
-            let Some(save) = self.queue.pop() else {
+            let Some((name, queued)) = self.queue.pop() else {
                 self.idle.push(worker);
                 return;
             };
-            let Some(run) = self.runs.get_mut(&save.run) else {
+            let Some(run) = self.runs.get_mut(&name) else {
                 self.idle.push(worker);
                 continue;
             };
-            let (previous, baseline) = run.before(&save);
+            let (previous, baseline) = run.before(&queued);
             run.begun();
             let job = Job {
-                save,
+                run: name,
+                queued,
                 previous,
                 baseline,
                 rules: Arc::clone(&self.rules),
@@ -225,7 +241,7 @@ impl Scheduler {
 
     fn done(&mut self, done: Done) {
         self.facts.analysis_cpu_seconds_total += done.cpu.as_secs_f64();
-        let Some(run) = self.runs.get_mut(&done.save.run) else { return };
+        let Some(run) = self.runs.get_mut(&done.run) else { return };
         match &done.result {
             Ok(analyzed) => {
                 self.facts.analysis_duration.observe(done.wall.as_secs_f64());
@@ -254,10 +270,10 @@ impl Scheduler {
                 }
             }
             Err(error) => {
-                warn!(run = run.name, path = %done.save.path.display(), error = error_text(error), "save not measured");
+                warn!(run = run.name, path = %done.queued.save.path.display(), error = error_text(error), "save not measured");
             }
         }
-        let save = SettledSave { run: run.below.clone(), ..done.save.clone() };
+        let save = done.queued.save.clone();
         let root = run.root;
         if let Some(why) = run.done(done) {
             self.roots[root].give_back(&save, why);
@@ -271,10 +287,10 @@ impl Scheduler {
         };
         match reload() {
             Ok((settings, rules)) => {
-                let fixed =
-                    |s: &Settings| (s.listen, s.threads, s.roots.clone(), s.state_dir.clone());
                 if fixed(&settings) != fixed(&self.settings) {
-                    warn!("listen, threads, roots and state_dir change at the next start only");
+                    warn!(
+                        "addresses, directories, threads, intervals and waits change at the next start only"
+                    );
                 }
                 self.options = options(&settings);
                 self.rules = Arc::new(rules);

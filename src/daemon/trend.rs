@@ -64,6 +64,11 @@ impl Trend {
         }
     }
 
+    /// Training went back to `step`: what was measured from there on is another history.
+    pub(super) fn resume_at(&mut self, step: u64) {
+        self.points.split_off(&step);
+    }
+
     /// Pair kind → its improvement, over all saves in order of their steps.
     pub(super) fn improvements(&self) -> BTreeMap<&'static str, Improvement> {
         let mut out: BTreeMap<&'static str, Improvement> = BTreeMap::new();

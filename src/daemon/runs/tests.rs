@@ -29,8 +29,18 @@ fn save(step: u64, seconds: i64) -> SettledSave {
     }
 }
 
+fn queued(save: SettledSave) -> Queued {
+    Queued { age: Age { segment: 0, step: save.step, sequence: save.sequence }, save }
+}
+
 fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
-    Done { save, result, wall: Duration::from_secs(1), cpu: Duration::from_secs(1) }
+    Done {
+        run: "r".into(),
+        queued: queued(save),
+        result,
+        wall: Duration::from_secs(1),
+        cpu: Duration::from_secs(1),
+    }
 }
 
 fn analyzed(step: u64) -> Analyzed {
@@ -73,7 +83,7 @@ fn missing() -> JobError {
 fn the_newest_save_stays_on_the_page_while_older_ones_follow() {
     let mut run = run();
     for step in [100, 200, 300] {
-        run.settled(&save(step, 10 * i64::try_from(step).unwrap()), Duration::ZERO);
+        run.settled(save(step, 10 * i64::try_from(step).unwrap()), Duration::ZERO);
     }
     for step in [300, 100, 200] {
         assert_eq!(run.done(done(save(step, 0), Ok(analyzed(step)))), None);
@@ -89,19 +99,19 @@ fn the_newest_save_stays_on_the_page_while_older_ones_follow() {
 fn the_save_before_is_the_next_lower_step() {
     let mut run = run();
     for step in [100, 200, 300] {
-        run.settled(&save(step, 1), Duration::ZERO);
+        run.settled(save(step, 1), Duration::ZERO);
     }
-    assert_eq!(run.before(&save(300, 1)).0, Some("/checkpoint-200".into()));
-    assert_eq!(run.before(&save(100, 1)).0, None);
+    assert_eq!(run.before(&queued(save(300, 1))).0, Some("/checkpoint-200".into()));
+    assert_eq!(run.before(&queued(save(100, 1))).0, None);
     run.done(done(save(100, 1), Ok(analyzed(100))));
-    assert!(run.before(&save(200, 1)).1.is_some());
-    assert!(run.before(&save(300, 1)).1.is_none(), "the subspaces of another save");
+    assert!(run.before(&queued(save(200, 1))).1.is_some());
+    assert!(run.before(&queued(save(300, 1))).1.is_none(), "the subspaces of another save");
 }
 
 #[test]
 fn incomplete_is_given_back_and_a_failure_only_after_a_while() {
     let mut run = run();
-    run.settled(&save(100, 1), Duration::ZERO);
+    run.settled(save(100, 1), Duration::ZERO);
     for times in 1..=RETURNS_BEFORE_FAILURE + 2 {
         assert_eq!(run.done(done(save(100, 1), Err(missing()))), Some(GiveBack::Incomplete));
         let failed = u64::from(times >= RETURNS_BEFORE_FAILURE);
@@ -109,7 +119,7 @@ fn incomplete_is_given_back_and_a_failure_only_after_a_while() {
         assert_eq!(facts.failures_total.get(reason::INCOMPLETE).copied().unwrap_or(0), failed);
         assert_eq!(facts.readable, (failed > 0).then_some(false));
         assert!(matches!(facts.state, RunState::Incomplete(text) if text.contains("shard 2")));
-        run.settled(&save(100, 1), Duration::ZERO);
+        run.settled(save(100, 1), Duration::ZERO);
     }
     assert_eq!(facts(&run).discovered_total, 1, "a save given back is not discovered again");
 }
@@ -117,12 +127,12 @@ fn incomplete_is_given_back_and_a_failure_only_after_a_while() {
 #[test]
 fn vanished_is_normal_and_a_panic_is_counted() {
     let mut run = run();
-    run.settled(&save(100, 1), Duration::ZERO);
+    run.settled(save(100, 1), Duration::ZERO);
     let vanished = JobError::Open(OpenError::Vanished { path: "/checkpoint-100".into() });
     assert_eq!(run.done(done(save(100, 1), Err(vanished))), None);
     assert_eq!(facts(&run).skipped_total[reason::VANISHED], 1);
     assert!(facts(&run).failures_total.is_empty());
-    run.settled(&save(200, 1), Duration::ZERO);
+    run.settled(save(200, 1), Duration::ZERO);
     assert_eq!(run.done(done(save(200, 1), Err(JobError::Panic("boom".into())))), None);
     assert_eq!(facts(&run).failures_total[reason::INTERNAL], 1);
 }
@@ -130,7 +140,7 @@ fn vanished_is_normal_and_a_panic_is_counted() {
 #[test]
 fn a_run_ends_by_its_own_count_or_by_silence() {
     let mut run = run();
-    run.settled(&save(100, 900), Duration::ZERO);
+    run.settled(save(100, 900), Duration::ZERO);
     let active = |run: &Run, now, unix| run.active(PATIENCE, Duration::from_secs(now), unix);
     assert!(active(&run, 10, 1000.0));
     assert!(!active(&run, 3700, 1000.0), "no news for an hour");
@@ -152,4 +162,29 @@ fn two_roots_may_hold_runs_of_one_name() {
     assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
     names.forget("run");
     assert_eq!(names.of(1, b, "run", &b.join("other")), "run");
+}
+
+#[test]
+fn training_that_goes_back_to_an_earlier_step_is_the_newest_again() {
+    let mut run = run();
+    let at = Duration::from_secs;
+    for (step, time) in [(100, 10), (200, 20), (300, 30)] {
+        let queued = run.settled(save(step, time), at(1));
+        run.done(Done { queued, ..done(save(step, time), Ok(analyzed(step))) });
+    }
+    assert_eq!(facts(&run).analyzed_step, Some(300));
+    // Found together with the newest, or with older files: not a resume.
+    assert_eq!(run.settled(SettledSave { waited: at(60), ..save(150, 40) }, at(50)).age.segment, 0);
+    assert_eq!(run.settled(save(160, 5), at(50)).age.segment, 0);
+    assert_eq!(facts(&run).latest_step, Some(300));
+    // Resumed from 200, the save of 250 comes to rest a minute later.
+    let resumed = run.settled(SettledSave { sequence: 9, ..save(250, 90) }, at(90));
+    assert_eq!(resumed.age.segment, 1);
+    assert_eq!(run.before(&resumed).0, Some("/checkpoint-200".into()));
+    assert_eq!(facts(&run).latest_step, Some(250));
+    run.done(Done { queued: resumed, ..done(save(250, 90), Ok(analyzed(250))) });
+    assert_eq!(facts(&run).analyzed_step, Some(250));
+    let next = run.settled(SettledSave { sequence: 10, ..save(350, 99) }, at(99));
+    assert_eq!(next.age.segment, 1);
+    assert_eq!(run.before(&next).0, Some("/checkpoint-250".into()));
 }
