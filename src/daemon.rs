@@ -1,6 +1,6 @@
 //! The daemon: roots are scanned, saves queued, measured by workers, and served.
 //!
-//! One thread owns the table of runs and handles one closed [`Event`] at a time; each root has a
+//! One thread owns the table of runs and handles one closed `Event` at a time; each root has a
 //! thread of its own, so has each worker, and HTTP (the only async code) has one. A scrape reads
 //! bytes that were rendered when something last changed.
 
