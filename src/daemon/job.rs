@@ -18,6 +18,7 @@ use crate::model::{self, Rule};
 pub(super) struct Job {
     /// Name of the run over all roots.
     pub(super) run: String,
+    pub(super) run_id: u64,
     pub(super) queued: Queued,
     /// The save before, if it is still there.
     pub(super) previous: Option<PathBuf>,
@@ -32,6 +33,7 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) run: String,
+    pub(super) run_id: u64,
     pub(super) queued: Queued,
     pub(super) result: Result<Analyzed, JobError>,
     /// Wall time.
@@ -91,6 +93,7 @@ pub(super) fn run(job: Job) -> Done {
         .unwrap_or_else(|panic| Err(JobError::Panic(panic_text(panic.as_ref()))));
     Done {
         run: job.run,
+        run_id: job.run_id,
         queued: job.queued,
         result,
         wall: clock(ClockId::Monotonic).saturating_sub(wall),

@@ -36,6 +36,8 @@ pub(super) struct Patience {
 /// One run.
 #[derive(Debug)]
 pub(super) struct Run {
+    /// Tells it from an earlier run of the same name.
+    pub(super) id: u64,
     pub(super) name: String,
     /// Name below its root.
     pub(super) below: String,
@@ -75,6 +77,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(
+        id: u64,
         name: String,
         below: String,
         path: PathBuf,
@@ -82,6 +85,7 @@ impl Run {
         now: Duration,
     ) -> Self {
         Self {
+            id,
             name,
             below,
             path,

@@ -24,6 +24,9 @@ use crate::watch::SettledSave;
 /// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
+/// How long names wait for a slow root at the start.
+const NAMING_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The settings that a running daemon keeps: the others may differ after they are read again.
 fn fixed(settings: &Settings) -> Settings {
     let defaults = Settings::default();
@@ -68,7 +71,10 @@ pub(super) struct Scheduler {
     workers: Vec<Worker>,
     idle: Vec<usize>,
     queue: Queue,
+    /// Scans that wait for those of the roots before them.
+    held: Vec<Scanned>,
     runs: BTreeMap<String, Run>,
+    n_runs: u64,
     names: Names,
     served: Arc<Served>,
     server: Server,
@@ -120,7 +126,9 @@ impl Scheduler {
             idle: (0..workers.len()).collect(),
             workers,
             queue: Queue::default(),
+            held: Vec::new(),
             runs: BTreeMap::new(),
+            n_runs: 0,
             names: Names::default(),
             served,
             server,
@@ -142,7 +150,10 @@ impl Scheduler {
 
     pub(super) fn handle(&mut self, event: Event) {
         match event {
-            Event::Scanned(scanned) => self.scanned(*scanned),
+            Event::Scanned(scanned) => {
+                self.held.push(*scanned);
+                self.take_held();
+            }
             Event::Done(worker, done) => {
                 self.idle.push(worker);
                 self.done(*done);
@@ -151,6 +162,20 @@ impl Scheduler {
             Event::Request(Request::Stop) => {}
         }
         self.dispatch();
+    }
+
+    /// Takes in scans in such an order that names do not depend on which root is faster: until all
+    /// roots before it were scanned once, a root's scans wait. A root that hangs holds up the others
+    /// for [`NAMING_PATIENCE`] only.
+    fn take_held(&mut self) {
+        let patient = self.now() < NAMING_PATIENCE;
+        loop {
+            let first_missing = self.scanned.iter().position(|s| !s).unwrap_or(usize::MAX);
+            let ready = |s: &Scanned| !patient || s.root <= first_missing;
+            let Some(at) = self.held.iter().position(ready) else { return };
+            let scanned = self.held.remove(at);
+            self.scanned(scanned);
+        }
     }
 
     fn scanned(&mut self, scanned: Scanned) {
@@ -171,7 +196,8 @@ impl Scheduler {
             if !known {
                 let name = self.names.of(root, &root_path, &run, &path);
                 info!(run = name, path = %path.display(), "found a run");
-                self.runs.insert(name.clone(), Run::new(name, run, path, root, now));
+                self.n_runs += 1;
+                self.runs.insert(name.clone(), Run::new(self.n_runs, name, run, path, root, now));
             }
         }
         for save in settled {
@@ -226,6 +252,7 @@ impl Scheduler {
             run.begun();
             let job = Job {
                 run: name,
+                run_id: run.id,
                 queued,
                 previous,
                 baseline,
@@ -241,7 +268,10 @@ impl Scheduler {
 
     fn done(&mut self, done: Done) {
         self.facts.analysis_cpu_seconds_total += done.cpu.as_secs_f64();
-        let Some(run) = self.runs.get_mut(&done.run) else { return };
+        // A run that was forgotten meanwhile takes nothing, nor does a later one of its name.
+        let Some(run) = self.runs.get_mut(&done.run).filter(|r| r.id == done.run_id) else {
+            return;
+        };
         match &done.result {
             Ok(analyzed) => {
                 self.facts.analysis_duration.observe(done.wall.as_secs_f64());

@@ -58,11 +58,15 @@ impl Mean {
     }
 }
 
-/// All samples of one run under the label `run`.
-pub(super) fn run_series(run: &RunFacts, label: &str) -> Series {
+/// All samples of one run under the label `run`. Where nobody watches the run (one checkpoint,
+/// measured once) nothing is said of its life: a 0 would claim that it has ended.
+pub(super) fn run_series(run: &RunFacts, label: &str, watched: bool) -> Series {
     let mut series = Series::default();
     summary(run, label, &mut series);
-    counters(run, label, &mut series);
+    if watched {
+        series.put(Id::RunActive, &[label], flag(run.active));
+        counters(run, label, &mut series);
+    }
     let width = layer_width(run);
     for rate in &run.ridge_rates {
         let layer = layer_label(rate.layer, width);
@@ -82,8 +86,6 @@ fn summary(run: &RunFacts, label: &str, series: &mut Series) {
     let architecture = run.architecture.as_deref().unwrap_or_default();
     let optimizer = run.optimizer.as_deref().unwrap_or_default();
     series.put(Id::RunInfo, &[label, &run.path, architecture, optimizer], 1.0);
-    series.put(Id::RunActive, &[label], flag(run.active));
-    series.put(Id::QueueLength, &[label], run.queue_length as f64);
     for (id, value) in [
         (Id::LatestStep, run.latest_step.map(|step| step as f64)),
         (Id::AnalyzedStep, run.analyzed_step.map(|step| step as f64)),
@@ -113,6 +115,7 @@ fn summary(run: &RunFacts, label: &str, series: &mut Series) {
 
 #[expect(clippy::cast_precision_loss, reason = "counters stay below 2^53")]
 fn counters(run: &RunFacts, label: &str, series: &mut Series) {
+    series.put(Id::QueueLength, &[label], run.queue_length as f64);
     series.put(Id::Discovered, &[label], run.discovered_total as f64);
     series.put(Id::Analyzed, &[label], run.analyzed_total as f64);
     for (id, counts, known) in [

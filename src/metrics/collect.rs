@@ -31,7 +31,7 @@ pub(super) fn collect(snapshot: &Snapshot, total: usize) -> (Series, BTreeMap<St
     runs.sort_by_key(|run| (!run.active, &run.name));
     for run in runs {
         let Some(label) = labels.get(run.name.as_str()) else { continue };
-        let mut series = aggregate::run_series(run, label);
+        let mut series = aggregate::run_series(run, label, snapshot.daemon.is_some());
         let room = total.saturating_sub(all.len());
         let left_out = series.shrink_to(limit.min(room));
         dropped.entry(run.name.clone()).or_insert(left_out as u64);

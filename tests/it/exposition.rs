@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use weightvane::metrics::{
-    CATALOG, Family, Kind, MAX_LABEL_BYTES, RunFacts, Snapshot, process_families, render,
-    render_text,
+    CATALOG, DaemonFacts, Family, Kind, MAX_LABEL_BYTES, RunFacts, Snapshot, process_families,
+    render, render_text,
 };
 
 use openmetrics::{Sample, samples};
@@ -149,11 +149,22 @@ fn groups_of_heads_feed_the_gap_alone() {
 #[test]
 fn counters_are_there_from_the_start() {
     let run = RunFacts { name: "new".to_owned(), ..RunFacts::default() };
-    let text = render_text(&Snapshot { runs: vec![run], ..Snapshot::default() });
+    let watched = Snapshot {
+        daemon: Some(DaemonFacts::default()),
+        runs: vec![run.clone()],
+        ..Snapshot::default()
+    };
+    let text = render_text(&watched);
     assert_eq!(values(&text, "checkpoints_skipped_total", &[("reason", "outrun")]), [0.0]);
     assert_eq!(values(&text, "checkpoint_failures_total", &[("reason", "malformed")]), [0.0]);
+    assert_eq!(values(&text, "run_active", &[]), [0.0]);
     assert!(values(&text, "checkpoint_latest_step", &[]).is_empty(), "unknown is absent");
-    assert!(find(&samples(&text), "build_info").is_empty(), "no daemon");
+    // Of a checkpoint that nobody watches nothing is said that only a daemon knows.
+    let text = render_text(&Snapshot { runs: vec![run], ..Snapshot::default() });
+    for name in ["run_active", "checkpoints_analyzed_total", "analysis_queue_length", "build_info"]
+    {
+        assert!(find(&samples(&text), name).is_empty(), "{name}");
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn queued(save: SettledSave) -> Queued {
 fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
     Done {
         run: "r".into(),
+        run_id: 1,
         queued: queued(save),
         result,
         wall: Duration::from_secs(1),
@@ -68,7 +69,7 @@ fn analyzed(step: u64) -> Analyzed {
 }
 
 fn run() -> Run {
-    Run::new("r".into(), "r".into(), "/".into(), 0, Duration::ZERO)
+    Run::new(1, "r".into(), "r".into(), "/".into(), 0, Duration::ZERO)
 }
 
 fn facts(run: &Run) -> RunFacts {
