@@ -173,19 +173,24 @@ impl Root {
         let errors: Vec<String> = outcome.errors.iter().map(|e| error_text(e)).collect();
         if errors != memory.errors {
             for error in errors.iter().take(MAX_ERRORS_LOGGED) {
-                warn!(root = %self.path.display(), error, "part of a root cannot be scanned");
+                warn!(root = ?self.path, error, "part of a root cannot be scanned");
             }
             memory.errors = errors;
         }
+        let seen: BTreeMap<_, _> =
+            outcome.saves.iter().map(|s| (s.run.clone(), s.run_path.clone())).collect();
+        // All looks at the disk come before the lock, which the scheduler takes as well.
+        let gone = memory.gone(seen);
         let now = self.now();
         let mut settler = self.settler();
         settler.observe(now, &outcome, hints);
         let settled = settler.take_settled(now);
         let pending = settler.pending();
+        // What comes back under the name of a run that went is found for the first time.
+        for run in &gone {
+            settler.forget_run(run);
+        }
         drop(settler);
-        let seen: BTreeMap<_, _> =
-            outcome.saves.iter().map(|s| (s.run.clone(), s.run_path.clone())).collect();
-        let gone = memory.gone(seen);
         Scanned {
             root: index,
             mode: watcher.mode().clone(),

@@ -69,7 +69,7 @@ impl Watcher {
             inbox: Arc::new(Inbox::new(MAX_HINTS)),
         };
         if let Some(name) = network_file_system(root) {
-            info!(root = %root.display(), file_system = name, "no file events here, polling");
+            info!(?root, file_system = name, "no file events here, polling");
             watcher.mode = WatchMode::Polling { why: format!("network file system {name}") };
             return watcher;
         }
@@ -204,7 +204,7 @@ impl Watcher {
             }
             Err(error) => {
                 // A directory that vanished or may not be read; scans report the latter.
-                debug!(path = %dir.display(), error = %error, "directory not watched");
+                debug!(path = ?dir, error = %error, "directory not watched");
                 if dir == self.real_root {
                     self.mode = WatchMode::Polling { why: error.to_string() };
                 }
@@ -216,7 +216,7 @@ impl Watcher {
     /// Gives all watches back, for good: half a set would hold the limit that others share and would
     /// still miss saves.
     fn poll(&mut self, why: &str) {
-        warn!(root = %self.root.display(), why, "no file events, polling");
+        warn!(root = ?self.root, why, "no file events, polling");
         self.inotify = None;
         self.watched.clear();
         self.mode = WatchMode::Polling { why: why.to_owned() };

@@ -9,7 +9,9 @@ use super::names;
 use super::save::{Content, FileKind, FoundSave};
 use super::scan::{ScanError, ScanOutcome};
 use super::settled::SettledSave;
-use entry::{Entry, Returned, RunState, Slot, entry_of, is_numbered_directory, slot_of};
+use entry::{
+    Entry, Known, Returned, RunState, Slot, entry_of, is_numbered_directory, known, slot_of,
+};
 
 mod entry;
 mod rules;
@@ -46,7 +48,7 @@ pub struct Settler {
     n_sequences: u64,
     entries: HashMap<PathBuf, Entry>,
     /// Contents handed out, with the sequence they had.
-    contents: HashMap<Content, u64>,
+    contents: HashMap<Known, u64>,
     /// Last version handed out, with its sequence.
     versions: HashMap<Slot, (u32, u64)>,
     /// Saves that are gone, oldest first.
@@ -111,7 +113,7 @@ impl Settler {
         if let Some(entry) = self.entries.get_mut(&save.path)
             && let Some(handed) = entry.handed.take_if(|_| entry.sequence == save.sequence)
         {
-            self.contents.remove(&handed);
+            self.contents.remove(&known(&entry.found, &handed));
             let n_times = entry.returned.as_ref().map_or(0, |returned| returned.n_times);
             let wait = Duration::from_secs(1 << n_times.min(6)).min(MAX_RETRY);
             let n_times = n_times.saturating_add(1);
@@ -132,11 +134,21 @@ impl Settler {
         self.entries.retain(|at, entry| {
             let keep = !at.starts_with(path);
             if !keep {
-                contents.remove(entry.handed.as_ref().unwrap_or(&entry.content));
+                let handed = entry.handed.as_ref().unwrap_or(&entry.content);
+                contents.remove(&known(&entry.found, handed));
                 versions.remove(&entry.slot());
             }
             keep
         });
+    }
+
+    /// Forgets a run whose directory is gone: should it return, its saves are found for the first
+    /// time.
+    pub fn forget_run(&mut self, run: &str) {
+        self.entries.retain(|_, entry| entry.found.run != run);
+        self.contents.retain(|known, _| known.0 != run);
+        self.versions.retain(|slot, _| slot.0 != run);
+        self.departed.retain(|(slot, _, _)| slot.0 != run);
     }
 
     /// When to scan and observe again at the latest for a save to be settled on time; `None` if
@@ -204,7 +216,7 @@ impl Settler {
             entry.found = found.clone();
         }
         if entry.is_waiting()
-            && let Some(sequence) = self.contents.get(&entry.content)
+            && let Some(sequence) = self.contents.get(&known(&entry.found, &entry.content))
         {
             self.counters.renamed += 1;
             entry.sequence = *sequence;
@@ -270,8 +282,9 @@ impl Settler {
         }
         while self.departed.len() > MAX_DEPARTED {
             let Some((slot, content, sequence)) = self.departed.pop_front() else { return };
-            if self.contents.get(&content) == Some(&sequence) {
-                self.contents.remove(&content);
+            let known = (slot.0.clone(), slot.1, content);
+            if self.contents.get(&known) == Some(&sequence) {
+                self.contents.remove(&known);
             }
             if self.versions.get(&slot).is_some_and(|last| last.1 == sequence) {
                 self.versions.remove(&slot);
@@ -364,7 +377,8 @@ impl Settler {
 
     fn hand_out(&mut self, now: Duration, path: &Path) -> Option<SettledSave> {
         let entry = self.entries.get_mut(path)?;
-        if let Some(sequence) = self.contents.get(&entry.content) {
+        let now_known = known(&entry.found, &entry.content);
+        if let Some(sequence) = self.contents.get(&now_known) {
             // Two paths to one content came to rest together.
             self.counters.renamed += 1;
             entry.sequence = *sequence;
@@ -374,10 +388,10 @@ impl Settler {
         let last = self.versions.get(&entry.slot()).map_or(0, |last| last.0);
         let version = last.saturating_add(1);
         self.versions.insert(entry.slot(), (version, entry.sequence));
-        self.contents.insert(entry.content.clone(), entry.sequence);
         if let Some(earlier) = entry.handed.replace(entry.content.clone()) {
-            self.contents.remove(&earlier);
+            self.contents.remove(&known(&entry.found, &earlier));
         }
+        self.contents.insert(now_known, entry.sequence);
         self.counters.settled += 1;
         let found = entry.found.clone();
         Some(SettledSave {

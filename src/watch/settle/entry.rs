@@ -8,6 +8,13 @@ use super::rules::GiveBack;
 use crate::watch::names;
 use crate::watch::save::{Content, FileKind, FoundSave};
 
+/// A content in its place: the same files under another run or step are another save.
+pub(super) type Known = (String, Option<u64>, Content);
+
+pub(super) fn known(found: &FoundSave, content: &Content) -> Known {
+    (found.run.clone(), found.step, content.clone())
+}
+
 /// What the versions of a save are counted by: run and step, or the path if there is no step.
 pub(super) type Slot = (String, Option<u64>, Option<PathBuf>);
 

@@ -239,6 +239,37 @@ fn a_renamed_directory_counts_once() {
 }
 
 #[test]
+fn a_renamed_run_and_a_renamed_step_are_saves_of_their_own() {
+    let files = [weights(9, 5), file("trainer_state.json", 7, 8)];
+    let named = |path: &str| save(path, &files);
+    for (old, new) in [("/w/run/step-5", "/w/other/step-5"), ("/w/run/step-5", "/w/run/step-50")] {
+        let mut moments = steady(&[0, 2_000], &[named(old)]);
+        moments.extend(steady(&[3_000, 5_000, 90_000], &[named(new)]));
+        check(&moments, &[(2_000, old, 1), (5_000, new, 1)]);
+    }
+}
+
+#[test]
+fn a_run_that_was_forgotten_is_found_again() {
+    let files = [weights(9, 5), file("trainer_state.json", 7, 8)];
+    let present = save("/w/run/step-5", &files);
+    let mut settler = Settler::new(SettleRules::local());
+    let at = Duration::from_secs;
+    let mut seen = |now: u64, saves: Vec<FoundSave>| {
+        let scan = ScanOutcome { saves, ..ScanOutcome::default() };
+        settler.observe(at(now), &scan, &[]);
+        let settled = settler.take_settled(at(now)).len();
+        if now == 4 {
+            settler.forget_run("run");
+        }
+        settled
+    };
+    let there = || vec![present.clone()];
+    assert_eq!((seen(0, there()), seen(2, there())), (0, 1));
+    assert_eq!((seen(4, vec![]), seen(6, there()), seen(8, there())), (0, 0, 1));
+}
+
+#[test]
 fn a_directory_renamed_to_its_name_is_complete() {
     let moved = [save(DIRECTORY, &[weights(9, 5)])];
     let moments = [(0, moved.to_vec(), vec![closed(DIRECTORY)]), (2_000, moved.to_vec(), vec![])];

@@ -93,3 +93,23 @@ fn the_series_of_a_vanished_run_end_with_the_next_scan() {
     let (status, _) = daemon.get("/api/v1/runs/goes");
     assert_eq!(status, 404);
 }
+
+#[test]
+fn a_renamed_run_and_a_root_that_returns_are_found_again() {
+    let place = Place::new(FAST);
+    for step in 1..=2 {
+        write_save(&place.root.join(format!("old/checkpoint-{step}")), &chain(2, 16, step));
+    }
+    let daemon = place.watch();
+    daemon.wait_analyzed("old", 2);
+    fs::rename(place.root.join("old"), place.root.join("new")).unwrap();
+    let metrics = daemon.wait_analyzed("new", 2);
+    assert_eq!(metrics.value("checkpoint_analyzed_step", &[("run", "new")]), Some(2.0));
+    daemon.wait("the old name gone", |m| m.runs() == ["new"]);
+    // A volume that is unmounted and mounted again.
+    let away = place.dir.path().join("away");
+    fs::rename(&place.root, &away).unwrap();
+    daemon.wait("nothing left", |m| m.runs().is_empty());
+    fs::rename(&away, &place.root).unwrap();
+    daemon.wait_analyzed("new", 2);
+}
