@@ -88,6 +88,7 @@ fn pair_report(
     } else {
         subspaces(analysis, pair, writer, reader)?
     };
+    let oriented = is_oriented(analysis, pair, &gram);
     Ok(PairReport {
         pair: pair.name.as_str(),
         kind: pair.name.kind(),
@@ -99,10 +100,10 @@ fn pair_report(
         dim: pair.dim,
         law: pair.law.as_str(),
         norm_between: pair.norm_between,
-        gram_correlation: gram.gram_correlation,
+        gram_correlation: gram.gram_correlation.filter(|_| oriented),
         gram_cosine: gram.gram_cosine,
         commutator: gram.commutator,
-        commutator_vs_chance: gram.commutator_vs_chance,
+        commutator_vs_chance: gram.commutator_vs_chance.filter(|_| oriented),
         composition: gram.composition,
         gap: Some(gram.gap),
         gap_ratio: gram.gap_ratio,
@@ -113,6 +114,14 @@ fn pair_report(
         stderr: StderrReport { commutator: gram.stderr.commutator },
         law_gap: law_gap(pair.law, &gram).filter(|_| biases.law_applies),
     })
+}
+
+/// Whether both Grams prefer directions by more than the rounding of the stored type makes of an
+/// isotropic one. With rounding errors of relative size ε/√12 an orthogonal W has a Gram whose
+/// traceless part is √2 ε/√12 ≈ 0.4 ε of it; what is centred on that is a correlation of noise.
+fn is_oriented(analysis: &Analysis<'_>, pair: &Pair, gram: &GramStats) -> bool {
+    let eps = |operand: &Operand| analysis.store.storage_eps(&operand.parts);
+    gram.writer_anisotropy > eps(&pair.writer) && gram.reader_anisotropy > eps(&pair.reader)
 }
 
 fn law_gap(law: Law, gram: &GramStats) -> Option<f64> {

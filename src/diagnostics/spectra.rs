@@ -63,6 +63,10 @@ fn fill(analysis: &mut Analysis<'_>, matrix: &Matrix, dense: &Dense, report: &mu
     report.spectral_entropy = spectrum.spectral_entropy();
     report.numerical_rank = spectrum.numerical_rank();
     let then = previous_matrix(analysis, matrix, dense);
+    if then.is_none() && analysis.previous_store.is_some() {
+        let why = "not compared: no finite tensor of this name and shape in the save before";
+        analysis.skip(&matrix.name, why.into());
+    }
     let basis = match analysis.previous_basis(&matrix.name) {
         Some(basis) => Some(basis.clone()),
         None => then.as_ref().and_then(|then| leading_basis(analysis, matrix, then)),

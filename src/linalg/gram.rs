@@ -18,6 +18,10 @@ const SMALL_SIDE_ADVANTAGE: f64 = 4.0;
 pub struct GramStats {
     /// m.
     pub dim: usize,
+    /// ‖A₀‖_F/‖A‖_F, in `[0, 1]`: 0 where the reader reads all directions alike.
+    pub reader_anisotropy: f64,
+    /// ‖B₀‖_F/‖B‖_F, the same of the writer.
+    pub writer_anisotropy: f64,
     /// ‖AB − BA‖_F.
     pub commutator_norm: f64,
     /// χ = √2‖AB − BA‖_F/(‖A‖_F‖B‖_F), in `[0, 1]`; 0 iff simultaneously diagonalisable.
@@ -113,6 +117,10 @@ fn stats_by(route: Route, pair: &Prepared<'_>) -> GramStats {
 }
 
 /// Everything said of a pair, in the units of the input.
+fn anisotropy(traceless_squared: f64, squared: f64) -> f64 {
+    if squared > 0.0 { (traceless_squared / squared).sqrt() } else { 0.0 }
+}
+
 fn unscaled(pair: &Prepared<'_>, moments: &Moments, stderr: GramStderr) -> GramStats {
     let ratios = Ratios::new(pair, moments);
     let unit = pow2(2 * pair.exponent);
@@ -129,6 +137,8 @@ fn unscaled(pair: &Prepared<'_>, moments: &Moments, stderr: GramStderr) -> GramS
     let scale = f64::from(pair.reader.exponent - pair.writer.exponent);
     GramStats {
         dim: pair.dim(),
+        reader_anisotropy: anisotropy(moments.aa_traceless, moments.aa),
+        writer_anisotropy: anisotropy(moments.bb_traceless, moments.bb),
         commutator_norm: moments.commutator.sqrt() * commutator_unit,
         commutator: ratios.commutator,
         commutator_vs_chance: ratios.commutator_vs_chance,

@@ -77,6 +77,30 @@ fn constant_and_rank_one_weights_have_one_direction() {
 }
 
 #[test]
+fn the_orientation_of_an_isotropic_matrix_is_undefined() {
+    // A rotation by 1 rad in each of four planes: orthogonal up to the rounding of f32.
+    let mut arrays = network(&[8, 8, 8, 8], |i, at| ((i * 64 + at * at) as f32).sin());
+    let (sin, cos) = 1_f32.sin_cos();
+    let entry = |at: usize| match (at / 8, at % 8) {
+        (r, c) if r == c => cos,
+        (r, c) if r / 2 == c / 2 => {
+            if r < c {
+                -sin
+            } else {
+                sin
+            }
+        }
+        _ => 0.0,
+    };
+    arrays.get_mut("layers.1.weight").unwrap().values = (0..64).map(entry).collect();
+    let report = measured(&arrays);
+    for pair in &report.pairs {
+        assert_eq!((pair.gram_correlation, pair.commutator_vs_chance), (None, None));
+        assert!(pair.gram_cosine.is_some() && pair.commutator.unwrap() < 1e-6);
+    }
+}
+
+#[test]
 fn a_nan_or_infinity_costs_its_matrix_and_pairs() {
     for (bad, nan, inf) in [(f32::NAN, 1, 0), (f32::INFINITY, 0, 1), (f32::NEG_INFINITY, 0, 1)] {
         let mut arrays = network(&[12, 10, 8, 6, 4], |i, at| ((i + at) as f32).sin());
