@@ -34,6 +34,14 @@ pub enum ConfigError {
         /// Its length.
         found: u64,
     },
+    /// `architectures_dir` cannot be listed.
+    #[error("{}: cannot be listed, expected architectures_dir to be a directory of *.yaml rules", path.display())]
+    Directory {
+        /// Directory.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
     /// Not YAML, an unknown key, or a value of the wrong type.
     #[error("{}:{line}: {message}", path.display())]
     Syntax {
@@ -162,7 +170,8 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`], for the first thing wrong.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let wire: Option<Wire> = serde_yaml::from_str(text).map_err(|e| syntax_error(path, &e))?;
+        let wire: Option<Wire> =
+            serde_yaml::from_str(text).map_err(|e| syntax_error(path, text, &e))?;
         check::checked(wire.unwrap_or_default(), &check::Place { path, text })
     }
 }
@@ -182,10 +191,31 @@ fn read_bounded(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// A parser's message, with the line put where people look for it.
-fn syntax_error(path: &Path, error: &serde_yaml::Error) -> ConfigError {
-    let line = error.location().map_or(1, |at| at.line());
-    let text = error.to_string();
-    let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
+/// A parser's message, with the line put where people look for it and in words of the file, not of
+/// the program.
+fn syntax_error(path: &Path, text: &str, error: &serde_yaml::Error) -> ConfigError {
+    let said = error.to_string();
+    let mut message = said.split(" at line ").next().unwrap_or(&said).to_owned();
+    for (ours, theirs) in [
+        ("expected usize", "expected a whole number, 0 or more"),
+        ("expected struct Wire", "expected lines of `key: value`"),
+        ("expected struct Rule", "expected lines of `key: value`"),
+        ("expected a sequence", "expected a list"),
+    ] {
+        message = message.replace(ours, theirs);
+    }
+    // The parser places a duplicate where the mapping begins.
+    let duplicate = message.contains("duplicate").then(|| second_of_a_key(text)).flatten();
+    let line = duplicate.or(error.location().map(|at| at.line())).unwrap_or(1);
     ConfigError::Syntax { path: path.to_owned(), line, message }
+}
+
+/// The line, from 1, on which a top-level key stands for the second time.
+fn second_of_a_key(text: &str) -> Option<usize> {
+    let mut seen = std::collections::BTreeSet::new();
+    let key = |line: &str| {
+        let top_level = line.starts_with(|c: char| c.is_ascii_alphabetic());
+        line.split_once(':').filter(|_| top_level).map(|(key, _)| key.trim().to_owned())
+    };
+    text.lines().position(|line| key(line).is_some_and(|key| !seen.insert(key))).map(|at| at + 1)
 }

@@ -35,7 +35,7 @@ pub fn built_in() -> Result<Vec<Rule>, ConfigError> {
 pub fn load(directory: Option<&Path>) -> Result<Vec<Rule>, ConfigError> {
     let mut rules = Vec::new();
     if let Some(directory) = directory {
-        let read_error = |source| ConfigError::Read { path: directory.to_owned(), source };
+        let read_error = |source| ConfigError::Directory { path: directory.to_owned(), source };
         let mut files = Vec::new();
         for entry in std::fs::read_dir(directory).map_err(read_error)?.take(MAX_USER_RULES) {
             let path = entry.map_err(read_error)?.path();
@@ -53,7 +53,7 @@ pub fn load(directory: Option<&Path>) -> Result<Vec<Rule>, ConfigError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Rule, ConfigError> {
-    let rule: Rule = serde_yaml::from_str(text).map_err(|e| syntax_error(path, &e))?;
+    let rule: Rule = serde_yaml::from_str(text).map_err(|e| syntax_error(path, text, &e))?;
     rule.check().map_err(|e| ConfigError::Value {
         path: path.to_owned(),
         line: 1,

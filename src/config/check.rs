@@ -85,15 +85,27 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
     let memory_limit = match &wire.memory_limit {
         None => default.memory_limit,
         Some(text) => match text.parse::<bytesize::ByteSize>() {
-            Ok(size) if size.as_u64() >= 16 << 20 => size.as_u64(),
+            Ok(size) if (16 << 20..=1 << 40).contains(&size.as_u64()) => size.as_u64(),
             _ => {
-                let expected = "expected a size of at least 16MiB such as 1GiB";
+                let expected = "expected a size of 16MiB to 1TiB such as 1GiB";
                 return Err(at.error("memory_limit", format!("found `{text}`, {expected}")));
             }
         },
     };
     let duration =
         |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
+    let quiet = duration("quiet", &wire.quiet, default.quiet)?;
+    let settle = duration("settle", &wire.settle, default.settle)?;
+    let settle_network = duration("settle_network", &wire.settle_network, default.settle_network)?;
+    for (key, wait) in [("settle", settle), ("settle_network", settle_network)] {
+        if wait < quiet {
+            let found = humantime::format_duration(wait);
+            let least = humantime::format_duration(quiet);
+            return Err(
+                at.error(key, format!("found {found}, expected no less than quiet, {least}"))
+            );
+        }
+    }
     Ok(Settings {
         listen,
         roots: wire.roots.unwrap_or(default.roots),
@@ -105,9 +117,9 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
             &wire.scan_interval_network,
             default.scan_interval_network,
         )?,
-        quiet: duration("quiet", &wire.quiet, default.quiet)?,
-        settle: duration("settle", &wire.settle, default.settle)?,
-        settle_network: duration("settle_network", &wire.settle_network, default.settle_network)?,
+        quiet,
+        settle,
+        settle_network,
         max_depth: at.count("max_depth", wire.max_depth, default.max_depth, 1..=16)?,
         threads: at.count("threads", wire.threads, default.threads, 1..=64)?,
         memory_limit,
@@ -175,7 +187,11 @@ mod tests {
         check("listen: here\n", &["w.yaml:1: listen", "here", "ADDRESS:PORT"]);
         check("memory_limit: 1MiB\n", &["w.yaml:1: memory_limit", "16MiB"]);
         check("threads: many\n", &["w.yaml:1", "threads", "many"]);
-        check("threads: 1\nthreads: 2\n", &["w.yaml", "threads"]);
+        check("threads: 1\n\nthreads: 2\n", &["w.yaml:3", "duplicate", "threads"]);
+        check("settle: 1s\nquiet: 5s\n", &["w.yaml:1: settle", "found 1s", "5s"]);
+        check("max_depth: -1\n", &["w.yaml:1", "max_depth", "whole number"]);
+        check("[]\n", &["w.yaml:1", "key: value"]);
+        check("memory_limit: 99999999TiB\n", &["w.yaml:1: memory_limit", "1TiB"]);
         check("k: [1, 2\n", &["w.yaml"]);
         check(&"[".repeat(2000), &["w.yaml"]);
     }
