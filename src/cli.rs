@@ -23,7 +23,8 @@ use weightvane::model::Rule;
 /// Sees, while a network trains, how its layers line up: reads checkpoints, never the job.
 ///
 /// Exit codes: 0 done · 2 usage · 64 bad configuration · 65 malformed checkpoint · 66 missing or
-/// unreadable · 75 incomplete or changing.
+/// unreadable · 71 the system refuses ·
+/// 75 incomplete or changing.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -65,11 +66,14 @@ struct ServeArgs {
     /// Address of /metrics, the page and the API [default: 127.0.0.1:10717]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
-    /// Directory for what must outlive a restart
+    /// Directory of this daemon's own, for what must outlive a restart; a second daemon on it is refused
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Write the metrics to this file too, for `node_exporter`'s textfile collector
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Write the metrics to this file too, for node_exporter's textfile collector"
+    )]
     textfile: Option<PathBuf>,
     #[command(flatten)]
     log: logging::LogArgs,
@@ -85,8 +89,11 @@ struct AnalyzeArgs {
     /// What to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Write the metrics to this file, for `node_exporter`'s textfile collector, instead of printing
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Write the metrics to this file, for node_exporter's textfile collector, instead of printing"
+    )]
     textfile: Option<PathBuf>,
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
@@ -118,8 +125,7 @@ struct DemoArgs {
     /// End after this many seconds [default: until Ctrl-C]
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
-    /// Train a linear network instead of a `ReLU` one
-    #[arg(long)]
+    #[arg(long, help = "Train a linear network instead of a ReLU one")]
     linear: bool,
     #[command(flatten)]
     serve: ServeArgs,

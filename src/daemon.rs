@@ -114,6 +114,8 @@ pub struct Setup {
     pub roots: Vec<PathBuf>,
     /// Where to serve.
     pub listener: TcpListener,
+    /// The state directory, if there is one.
+    pub state: Option<StateDir>,
     /// How to read the configuration again, if there is one.
     pub reload: Option<Reload>,
     /// Told of every measured save.
@@ -160,8 +162,8 @@ impl Daemon {
             Parts { roots, workers, server, served, stop },
             setup.settings,
             setup.rules,
-            setup.reload,
-            setup.on_save,
+            setup.state,
+            (setup.reload, setup.on_save),
         );
         Ok(Self { scheduler, events, handle: Handle(sender) })
     }

@@ -45,11 +45,11 @@ pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
 
 /// The series of one checkpoint, under the name of the directory that holds it.
 fn exposition(manifest: &Manifest, report: Report) -> String {
-    let run = run_name(&manifest.path);
+    let run = run_name(manifest);
     let trainer = manifest.trainer.clone().unwrap_or_default();
     let facts = RunFacts {
         name: run,
-        path: manifest.path.display().to_string(),
+        path: absolute(&manifest.path).display().to_string(),
         architecture: Some(report.architecture.clone()),
         optimizer: trainer.optimizer,
         state: RunState::Analyzed,
@@ -65,8 +65,17 @@ fn exposition(manifest: &Manifest, report: Report) -> String {
     metrics::render_text(&snapshot)
 }
 
-fn run_name(checkpoint: &Path) -> String {
-    let absolute = std::path::absolute(checkpoint).unwrap_or_else(|_| checkpoint.to_owned());
-    let holder = absolute.parent().and_then(Path::file_name).or(absolute.file_name());
-    holder.map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
+/// As `watch` would name it: a save with a step belongs to the directory that holds it, a directory
+/// without one is a run rewritten in place.
+fn run_name(manifest: &Manifest) -> String {
+    let path = absolute(&manifest.path);
+    let is_run = path.is_dir() && checkpoint::step_in_name(&manifest.name).is_none();
+    let run = if is_run { Some(path.as_path()) } else { path.parent() };
+    let name = run.and_then(Path::file_name).or(path.file_name());
+    name.map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The path without `.`, `..` and links, where it can be told.
+fn absolute(path: &Path) -> std::path::PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

@@ -33,14 +33,14 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         ..Settings::default()
     };
     watch::apply(&mut settings, &args.serve);
-    let place = Place::take(settings.state_dir.as_deref())?;
+    let (place, state) = Place::take(settings.state_dir.as_deref())?;
     let root = place.root.clone();
     let run_dir = root.join(if args.linear { "linear" } else { "relu" });
     let news: weightvane::daemon::OnSave = Box::new(|news| {
         // A closed pipe ends the lines, not the demo.
         let _ = print(&line(news));
     });
-    let (daemon, address) = watch::start(settings, vec![root], None, Some(news))?;
+    let (daemon, address) = watch::start(settings, vec![root], state, None, Some(news))?;
     print(&greeting(args, address, &run_dir))?;
     watch::on_signal(daemon.handle())?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -57,11 +57,10 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
 struct Place {
     root: PathBuf,
     temporary: bool,
-    _state: Option<StateDir>,
 }
 
 impl Place {
-    fn take(state_dir: Option<&Path>) -> Result<Self, Failure> {
+    fn take(state_dir: Option<&Path>) -> Result<(Self, Option<StateDir>), Failure> {
         let state = state_dir.map(StateDir::take).transpose();
         let state = state.map_err(|e| Failure::system("state directory", &e))?;
         let id = std::process::id();
@@ -71,7 +70,7 @@ impl Place {
         };
         let made = std::fs::create_dir_all(&root);
         made.map_err(|e| Failure::system(&root.display().to_string(), &e))?;
-        Ok(Self { root, temporary: state.is_none(), _state: state })
+        Ok((Self { root, temporary: state.is_none() }, state))
     }
 }
 

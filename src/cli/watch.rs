@@ -39,8 +39,8 @@ pub(super) fn watch(
     on_save: Option<OnSave>,
 ) -> Result<(), Failure> {
     let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
-    let _state = state.map_err(|e| Failure::system("state directory", &e))?;
-    let (daemon, address) = start(settings, roots, reload, on_save)?;
+    let state = state.map_err(|e| Failure::system("state directory", &e))?;
+    let (daemon, address) = start(settings, roots, state, reload, on_save)?;
     print(&format!("weightvane: http://{address}/ (metrics at http://{address}/metrics)\n"))?;
     on_signal(daemon.handle())?;
     daemon.run();
@@ -51,6 +51,7 @@ pub(super) fn watch(
 pub(super) fn start(
     settings: Settings,
     roots: Vec<PathBuf>,
+    state: Option<StateDir>,
     reload: Option<Reload>,
     on_save: Option<OnSave>,
 ) -> Result<(Daemon, std::net::SocketAddr), Failure> {
@@ -59,7 +60,7 @@ pub(super) fn start(
         |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);
     let listener = TcpListener::bind(settings.listen).map_err(|e| listening(&e))?;
     let address = listener.local_addr().map_err(|e| listening(&e))?;
-    let setup = Setup { settings, rules, roots, listener, reload, on_save };
+    let setup = Setup { settings, rules, roots, listener, state, reload, on_save };
     let daemon = Daemon::start(setup).map_err(|e| Failure::system("daemon", &e))?;
     Ok((daemon, address))
 }

@@ -293,6 +293,11 @@ impl Run {
         self.latest.as_ref().map(|(latest, _)| &latest.save)
     }
 
+    /// Whether a save was given back so often that it was counted as a failure.
+    pub(super) fn is_old_news(&self, save: &SettledSave) -> bool {
+        self.returned.get(&save.path).is_some_and(|times| *times >= RETURNS_BEFORE_FAILURE)
+    }
+
     /// Whether more saves are expected: not ended by its own count, and not idle for long.
     fn active(&self, patience: Patience, now: Duration, unix_now: f64) -> bool {
         let ended = match (self.trainer.global_step, self.trainer.max_steps) {

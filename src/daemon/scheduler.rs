@@ -14,7 +14,7 @@ use super::job::{Done, Job};
 use super::queue::Queue;
 use super::root::{Root, Scanned};
 use super::runs::{Names, Patience, Run, error_text};
-use super::{Event, OnSave, Reload, Request, SaveNews, textfile};
+use super::{Event, OnSave, Reload, Request, SaveNews, StateDir, textfile};
 use crate::config::Settings;
 use crate::diagnostics::Options;
 use crate::metrics::{self, DaemonFacts, Snapshot};
@@ -24,6 +24,8 @@ use crate::watch::SettledSave;
 /// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
+/// Time between two looks at the state directory.
+const STATE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long names wait for a slow root at the start.
 const NAMING_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -79,6 +81,8 @@ pub(super) struct Scheduler {
     served: Arc<Served>,
     server: Server,
     stop: Arc<AtomicBool>,
+    state: Option<StateDir>,
+    state_checked: Option<Instant>,
     reload: Option<Reload>,
     on_save: Option<OnSave>,
     /// Run → step for which its dropped series were counted.
@@ -106,8 +110,8 @@ impl Scheduler {
         parts: Parts,
         settings: Settings,
         rules: Vec<Rule>,
-        reload: Option<Reload>,
-        on_save: Option<OnSave>,
+        state: Option<StateDir>,
+        (reload, on_save): (Option<Reload>, Option<OnSave>),
     ) -> Self {
         let Parts { roots, workers, server, served, stop } = parts;
         Self {
@@ -133,6 +137,8 @@ impl Scheduler {
             served,
             server,
             stop,
+            state,
+            state_checked: None,
             reload,
             on_save,
             dropped_for: BTreeMap::new(),
@@ -195,7 +201,7 @@ impl Scheduler {
             let known = self.runs.values().any(|r| r.root == root && r.below == run);
             if !known {
                 let name = self.names.of(root, &root_path, &run, &path);
-                info!(run = name, path = %path.display(), "found a run");
+                info!(run = name, ?path, "found a run");
                 self.n_runs += 1;
                 self.runs.insert(name.clone(), Run::new(self.n_runs, name, run, path, root, now));
             }
@@ -230,7 +236,7 @@ impl Scheduler {
         else {
             return;
         };
-        debug!(run = run.name, path = %save.path.display(), "save is complete");
+        debug!(run = run.name, path = ?save.path, "save is complete");
         let queued = run.settled(save, now);
         for _ in 0..self.queue.push(&run.name, queued) {
             run.outrun();
@@ -300,7 +306,13 @@ impl Scheduler {
                 }
             }
             Err(error) => {
-                warn!(run = run.name, path = %done.queued.save.path.display(), error = error_text(error), "save not measured");
+                let (path, error) = (&done.queued.save.path, error_text(error));
+                // A save that stays incomplete is tried again for ever; after a while it is old news.
+                if run.is_old_news(&done.queued.save) {
+                    debug!(run = run.name, ?path, error, "save still not measured");
+                } else {
+                    warn!(run = run.name, ?path, error, "save not measured");
+                }
             }
         }
         let save = done.queued.save.clone();
@@ -336,8 +348,18 @@ impl Scheduler {
         }
     }
 
+    /// Asks now and then whether the state directory can be written.
+    fn check_state(&mut self) {
+        let due = self.state_checked.is_none_or(|at| at.elapsed() >= STATE_INTERVAL);
+        if let (Some(state), true) = (&self.state, due) {
+            self.facts.state_store_ok = Some(state.is_writable());
+            self.state_checked = Some(Instant::now());
+        }
+    }
+
     /// Renders and serves what is known now.
     pub(super) fn publish(&mut self) {
+        self.check_state();
         let (now, unix, patience) = (self.now(), unix_now(), self.patience());
         let queue = &self.queue;
         let runs = self.runs.values().map(|r| r.facts(queue.len(&r.name), patience, now, unix));
@@ -364,7 +386,7 @@ impl Scheduler {
                 Err(error) if self.textfile_failed => debug!(%error, "textfile not written"),
                 Err(error) => {
                     self.textfile_failed = true;
-                    warn!(path = %file.display(), %error, "textfile not written");
+                    warn!(path = ?file, %error, "textfile not written");
                 }
             }
         }

@@ -27,7 +27,7 @@ pub enum StateError {
 pub struct StateDir {
     path: PathBuf,
     /// The lock goes with the descriptor, also when the process is killed.
-    _lock: File,
+    lock: File,
 }
 
 impl StateDir {
@@ -40,10 +40,18 @@ impl StateDir {
         std::fs::create_dir_all(path).map_err(unwritable)?;
         let lock = File::create(path.join("lock")).map_err(unwritable)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
             Err(TryLockError::WouldBlock) => Err(StateError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(unwritable(source)),
         }
+    }
+
+    /// Whether it can be written now: a disk that is full or read-only refuses the process id.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        use std::os::unix::fs::FileExt as _;
+        let text = format!("{:>10}\n", std::process::id());
+        self.lock.write_all_at(text.as_bytes(), 0).and_then(|()| self.lock.sync_data()).is_ok()
     }
 
     /// The directory.
@@ -62,6 +70,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let first = StateDir::take(&path).unwrap();
+        assert!(first.is_writable());
         assert!(matches!(StateDir::take(&path), Err(StateError::InUse { .. })));
         drop(first);
         assert_eq!(StateDir::take(&path).unwrap().path(), path);

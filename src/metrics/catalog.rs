@@ -96,7 +96,7 @@ catalog! {
         Gauge ConfigReload "config_last_reload_successful" []
             "1 when the configuration was read without errors; 0 means the older one is still in force.";
         Gauge StateStoreOk "state_store_ok" []
-            "1 when state can be written; 0 means a restart would lose what was measured since.";
+            "1 when the state directory can be written, 0 when a disk is full or read-only; absent without one.";
         Histogram AnalysisDuration "analysis_duration_seconds" []
             "Wall time per analysed save; rising means larger models or a busier machine.";
         Counter AnalysisCpu "analysis_cpu_seconds_total" []

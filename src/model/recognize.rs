@@ -25,7 +25,7 @@ pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule])
         match applies(rule, &named) {
             Ok(()) => {}
             Err(missing) if listed => {
-                misfits.push(format!("rule `{}`: no tensor `{missing}`", rule.name));
+                misfits.push((true, format!("rule `{}`: no tensor `{missing}`", rule.name)));
                 continue;
             }
             Err(_) => continue,
@@ -37,9 +37,11 @@ pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule])
                     _ => rule.name.clone(),
                 };
                 graph.because = because(rule, listed, model_type);
+                // That a rule which nothing asked for does not fit is no news once another does.
+                misfits.retain(|(asked_for, _)| *asked_for);
                 return with_left(graph, &named, &rule.ignore, misfits);
             }
-            Err(why) => misfits.push(format!("rule `{}`: {why}", rule.name)),
+            Err(why) => misfits.push((listed, format!("rule `{}`: {why}", rule.name))),
         }
     }
     let named = named(tensors, &[]);
@@ -74,7 +76,7 @@ fn with_left(
     mut graph: LayerGraph,
     named: &[Named<'_>],
     ignore: &[super::IgnoreRule],
-    misfits: Vec<String>,
+    misfits: Vec<(bool, String)>,
 ) -> LayerGraph {
     let used: std::collections::HashSet<&str> =
         graph.matrices.iter().map(|m| m.view.tensor.as_str()).collect();
@@ -101,9 +103,15 @@ fn with_left(
         };
         left.push(Left { name: name.clone(), reason });
     }
-    let misfits = misfits.into_iter().map(|reason| Left { name: "(architecture)".into(), reason });
+    let misfits =
+        misfits.into_iter().map(|(_, reason)| Left { name: "(architecture)".into(), reason });
     graph.skipped = misfits.chain(graph.skipped).chain(left).collect();
     graph
+}
+
+fn is_norm(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["norm", "ln_", ".ln"].iter().any(|part| name.contains(part))
 }
 
 fn reason_by_shape(tensor: &Named<'_>) -> String {
@@ -114,6 +122,7 @@ fn reason_by_shape(tensor: &Named<'_>) -> String {
         }
         (_, 0) => "a scalar".into(),
         (_, 1) if info.name.ends_with("bias") => "a bias: pair numbers use weights only".into(),
+        (_, 1) if is_norm(&info.name) => "norm gain: no measured reader behind it".into(),
         (_, 1) => "a vector: no subspaces".into(),
         (_, 2) => "no role: no rule names this matrix".into(),
         (_, n) => format!("{n} dimensions: only matrices are measured"),

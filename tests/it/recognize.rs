@@ -253,3 +253,28 @@ fn a_layout_that_contradicts_its_rule_is_said_to() {
     let found = graph(&[("fc1.weight", &[4, 4])], Some(&json!({"model_type": "llama"})));
     assert!(found.skipped.iter().any(|s| s.reason.contains("no tensor `layers.{layer}.self_attn")));
 }
+
+#[test]
+fn the_rule_that_readme_shows_is_a_rule() {
+    let readme = std::fs::read_to_string(tests_dir("../README.md")).unwrap();
+    let blocks = readme.split("```yaml\n").skip(1).filter_map(|b| b.split("```").next());
+    let rule = blocks.into_iter().find(|b| b.starts_with("name: mine")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("mine.yaml"), rule).unwrap();
+    let rules = architectures::load(Some(dir.path())).unwrap();
+    let shapes: [(&str, &[usize]); 6] = [
+        ("model.backbone.tok.weight", &[100, 32]),
+        ("model.backbone.blocks.0.attn.qkv.weight", &[64, 32]),
+        ("model.backbone.blocks.0.attn.out.weight", &[32, 32]),
+        ("model.backbone.blocks.0.mlp.up.weight", &[48, 32]),
+        ("model.backbone.blocks.0.mlp.down.weight", &[32, 48]),
+        ("model.backbone.blocks.0.norm2.weight", &[32]),
+    ];
+    let config = json!({"model_type": "mine", "n_heads": 4, "n_kv_heads": 2, "hidden_act": "relu"});
+    let graph = recognize(&tensors(&shapes), Some(&config), &rules);
+    assert_eq!(graph.architecture, "mine");
+    let count = |name| graph.pairs.iter().filter(|p| p.name == name).count();
+    assert_eq!((count(PairName::ValueOutput), count(PairName::OUp)), (4 + 2, 1));
+    let up_down = graph.pairs.iter().find(|p| p.name == PairName::UpDown).unwrap();
+    assert_eq!(up_down.law, Law::Diagonal);
+}
