@@ -348,6 +348,8 @@ pub struct Pair {
     pub dim: usize,
     /// Conserved part of the gap.
     pub law: Law,
+    /// Whether that part can be measured.
+    pub law_gap: bool,
     /// Whether a norm stands between the two.
     pub norm_between: bool,
     /// Number of classes, if the reader is a classifier: k = K − 1 joins the overlaps.

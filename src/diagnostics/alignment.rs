@@ -68,7 +68,7 @@ fn biases(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<Biases, AnalyzeErr
     if !finite(&writer) || !finite(&reader) {
         return Ok(Biases { writer: None, reader: None, law_applies: false });
     }
-    Ok(Biases { writer, reader, law_applies: pair.law != Law::None })
+    Ok(Biases { writer, reader, law_applies: pair.law_gap && pair.law != Law::None })
 }
 
 fn pair_report(

@@ -23,6 +23,11 @@ type PartRows = (Part, Vec<Range<usize>>);
 
 pub(super) type Found = BTreeMap<(Option<usize>, Role), Whole>;
 
+/// Most heads of a layer; the largest published models have 128.
+const MAX_HEADS: usize = 4096;
+/// Most rows of a head.
+const MAX_HEAD_DIM: usize = 1 << 20;
+
 /// Heads from `config.json`, else from the rule's usual head dimension.
 pub(super) fn head_layout(
     rule: &Rule,
@@ -35,7 +40,8 @@ pub(super) fn head_layout(
     let (query, key_value, head_dim) = match (query_rows, stated) {
         (Rows::Fused { out, .. }, Some(query)) => {
             let key_value = config_number(config, &rule.heads.key_value).unwrap_or(query);
-            (query, key_value, stated_dim.unwrap_or(out / (query + 2 * key_value)))
+            let heads = query.saturating_add(key_value.saturating_mul(2));
+            (query, key_value, stated_dim.unwrap_or(out / heads))
         }
         (Rows::Fused { out, query }, None) => {
             let head_dim = rule.heads.default_head_dim?;
@@ -51,6 +57,10 @@ pub(super) fn head_layout(
             (q / head_dim, k / head_dim, head_dim)
         }
     };
+    // config.json may state anything: beyond this no model exists, and products cannot overflow.
+    if query > MAX_HEADS || key_value > MAX_HEADS || head_dim > MAX_HEAD_DIM {
+        return None;
+    }
     let rows_fit = match query_rows {
         Rows::Fused { out, .. } => (query + 2 * key_value) * head_dim == out,
         Rows::Separate { query: q, key: k } => query * head_dim == q && key_value * head_dim == k,
@@ -115,7 +125,7 @@ pub(super) fn find_matrices(
         };
         let bias = matrix.bias.as_deref().and_then(|p| {
             let name = layer.map_or_else(|| p.to_owned(), |l| fill(p, l));
-            tensors.iter().find(|t| t.bare == name && t.info.shape == [out])
+            tensors.iter().find(|t| t.bare == name && t.is_float() && t.info.shape == [out])
         });
         for (part, rows) in split_rows(matrix, out, layout, rows).map_err(|why| {
             format!("tensor `{}` of shape {:?}: {why}", tensor.info.name, tensor.info.shape)
@@ -157,6 +167,11 @@ fn split_rows(
         if (query + 2 * key_value) * head_dim != out {
             return Err(format!(
                 "{out} output rows, expected ({query} + 2·{key_value}) heads of {head_dim}"
+            ));
+        }
+        if matrix.split == Split::Interleaved && key_value != query {
+            return Err(format!(
+                "interleaved, expected as many keys as queries, found {key_value}"
             ));
         }
         if matrix.split == Split::Interleaved {
@@ -207,6 +222,7 @@ pub(super) fn check_attention(found: &Found, layout: Option<HeadLayout>) -> Resu
             Role::Query => expect("output rows", rows, layout.map(|l| l.query * l.head_dim))?,
             Role::Key | Role::Value => {
                 expect("output rows", rows, layout.map(|l| l.key_value * l.head_dim))?;
+                expect("input columns", cols, model_dim)?;
             }
             Role::Output => {
                 expect("input columns", cols, at(*layer, Role::Query).map(View::n_rows))?;

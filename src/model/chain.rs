@@ -1,5 +1,7 @@
 //! The fallback for plain networks of any naming: matrices chained by shape, in natural name order.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::inputs::{Named, config_value};
@@ -44,6 +46,8 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
         })
         .collect();
     let mut pairs = Vec::new();
+    let places: HashMap<&str, usize> =
+        tensors.iter().enumerate().map(|(at, t)| (t.info.name.as_str(), at)).collect();
     for (i, two) in links.windows(2).enumerate() {
         let (writer, reader) = (&two[0], &two[1]);
         if writer.out != reader.cols {
@@ -56,7 +60,7 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
             });
             continue;
         }
-        let norm_between = norm_between(tensors, writer, reader);
+        let norm_between = norm_between(tensors, &places, writer, reader);
         let last = i + 2 == links.len();
         pairs.push(Pair {
             name: PairName::Chain,
@@ -67,6 +71,7 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
             reader: operand(reader, layout),
             dim: writer.out,
             law: if norm_between { Law::None } else { between.law() },
+            law_gap: true,
             norm_between,
             classes: (last && reader.out > 1).then_some(reader.out),
         });
@@ -112,13 +117,11 @@ fn leaf(name: &str) -> &str {
 }
 
 fn links<'a>(tensors: &[Named<'a>], layout: Layout) -> Vec<Link<'a>> {
-    let bias_of = |name: &str, out: usize| {
-        tensors.iter().find(|t| {
-            stem(&t.info.name) == stem(name)
-                && leaf(&t.info.name) == "bias"
-                && t.info.shape == [out]
-        })
-    };
+    let is_bias = |t: &&Named<'a>| t.is_float() && leaf(&t.info.name) == "bias";
+    let biases: HashMap<&str, &Named<'a>> =
+        tensors.iter().filter(is_bias).map(|t| (stem(&t.info.name), t)).collect();
+    let bias_of =
+        |name: &str, out: usize| biases.get(stem(name)).copied().filter(|t| t.info.shape == [out]);
     tensors
         .iter()
         .filter_map(|&tensor| {
@@ -156,18 +159,25 @@ fn reorder(links: Vec<Link<'_>>) -> Vec<Link<'_>> {
     if n < 3 && (n < 2 || !chains(&[1, 0])) || chains(&natural) {
         return links;
     }
-    let followers =
-        |i: usize| (0..n).filter(|&j| j != i && links[j].cols == links[i].out).collect::<Vec<_>>();
-    let next: Vec<Vec<usize>> = (0..n).map(followers).collect();
-    let is_read = |i: usize| next.iter().any(|f| f.contains(&i));
-    let starts: Vec<usize> = (0..n).filter(|&i| !is_read(i)).collect();
-    let [start] = starts[..] else { return links };
+    // Only a choice of one counts, so of the readers of a width one is kept, and how many there are.
+    let mut readers: HashMap<usize, (usize, usize)> = HashMap::new();
+    for (i, link) in links.iter().enumerate() {
+        readers.entry(link.cols).or_insert((0, i)).0 += 1;
+    }
+    let written: HashSet<usize> = links.iter().map(|link| link.out).collect();
+    let mut starts = (0..n).filter(|&i| !written.contains(&links[i].cols));
+    let (Some(start), None) = (starts.next(), starts.next()) else { return links };
     let mut order = vec![start];
-    while let [only] = next[*order.last().expect("holds the start")][..] {
-        if order.len() == n || order.contains(&only) {
+    let mut seen = vec![false; n];
+    seen[start] = true;
+    let mut last = start;
+    while let Some(&(1, next)) = readers.get(&links[last].out) {
+        if seen[next] {
             break;
         }
-        order.push(only);
+        seen[next] = true;
+        order.push(next);
+        last = next;
     }
     if order.len() != n {
         return links;
@@ -178,8 +188,13 @@ fn reorder(links: Vec<Link<'_>>) -> Vec<Link<'_>> {
 
 /// Whether a vector of the shared length, or running statistics, stand between two layers by name
 /// and are no bias of either.
-fn norm_between(tensors: &[Named<'_>], writer: &Link<'_>, reader: &Link<'_>) -> bool {
-    let at = |name: &str| tensors.iter().position(|t| t.info.name == name);
+fn norm_between(
+    tensors: &[Named<'_>],
+    places: &HashMap<&str, usize>,
+    writer: &Link<'_>,
+    reader: &Link<'_>,
+) -> bool {
+    let at = |name: &str| places.get(name).copied();
     let (Some(from), Some(to)) = (at(&writer.tensor.info.name), at(&reader.tensor.info.name))
     else {
         return false;

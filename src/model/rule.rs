@@ -219,6 +219,9 @@ impl Rule {
                 ));
             }
         }
+        if self.heads.default_head_dim == Some(0) {
+            return fail("default_head_dim is 0, expected at least 1".into());
+        }
         if self.pairs.iter().any(|p| p.pair == PairName::Chain) {
             return fail("pair `chain`, expected a pair of named roles".into());
         }

@@ -12,6 +12,9 @@ use super::{
     PairName, PairRule, Role, Rule, View,
 };
 
+/// Most pairs of a model; the largest published ones have about twenty thousand.
+const MAX_PAIRS: usize = 200_000;
+
 /// Builds the graph.
 ///
 /// # Errors
@@ -54,8 +57,15 @@ pub(super) fn build(
     let mut pairs = Vec::new();
     for layer in 0..depth {
         for pair_rule in &rule.pairs {
+            if pairs.len() > MAX_PAIRS {
+                break;
+            }
             builder.pairs_of(pair_rule, layer, &mut pairs, &mut skipped);
         }
+    }
+    if pairs.len() > MAX_PAIRS {
+        let reason = format!("more than {MAX_PAIRS} pairs: those of deeper layers are left out");
+        skipped.push(Left { name: "(pairs)".into(), reason });
     }
     Ok(LayerGraph {
         architecture: rule.name.clone(),
@@ -102,7 +112,13 @@ impl Builder<'_> {
         match rule.pair {
             PairName::ValueOutput => self.value_output(rule, layer, pairs),
             PairName::QueryKey => self.query_key(rule, layer, pairs),
-            _ => pairs.extend(self.single(rule, layer)),
+            _ => match self.single(rule, layer) {
+                Ok(pair) => pairs.extend(pair),
+                Err(reason) => {
+                    let name = format!("{} layer {layer}", rule.pair.as_str());
+                    skipped.push(Left { name, reason });
+                }
+            },
         }
     }
 
@@ -120,21 +136,52 @@ impl Builder<'_> {
         named.map_or(Between::Nonlinear, Between::of_activation)
     }
 
-    fn gain(&self, rule: &PairRule, layer: usize) -> Option<Gain> {
+    /// The gain to fold into a reader of `dim` columns; none where the norm has none.
+    ///
+    /// # Errors
+    /// In words, when its shape is not that of the columns.
+    fn gain(&self, rule: &PairRule, layer: usize, dim: usize) -> Result<Option<Gain>, String> {
+        let names = rule.gain.iter().map(|p| fill(p, layer));
+        let found = names.filter_map(|name| self.tensors.iter().find(|t| t.bare == name)).next();
+        let Some(tensor) = found else { return Ok(None) };
+        if !tensor.is_float() || tensor.info.shape != [dim] {
+            return Err(format!(
+                "no pair: gain `{}` has shape {:?} of type {:?}, expected {dim} floats",
+                tensor.info.name, tensor.info.shape, tensor.info.dtype
+            ));
+        }
         let one_plus = self.rule.gain_one_plus;
-        rule.gain.iter().map(|p| fill(p, layer)).find_map(|name| {
-            let tensor = self.tensors.iter().find(|t| t.bare == name && t.is_float())?;
-            Some(Gain { tensor: tensor.info.name.clone(), one_plus })
-        })
+        Ok(Some(Gain { tensor: tensor.info.name.clone(), one_plus }))
+    }
+
+    /// Whether positions rotate a part of each head only; then the law's pairs of coordinates are
+    /// not those of the whole head, and its gap is not measured.
+    fn rotates_partly(&self) -> bool {
+        let keys = ["partial_rotary_factor", "rotary_pct"].map(str::to_owned);
+        let nested = self.config.and_then(|c| c.get("rope_parameters"));
+        let stated = config_value(self.config, &keys).or_else(|| config_value(nested, &keys));
+        stated.and_then(Value::as_f64).is_some_and(|part| part < 1.0)
     }
 
     /// Pairs of one writer and one reader a layer.
-    fn single(&self, rule: &PairRule, layer: usize) -> Option<Pair> {
+    fn single(&self, rule: &PairRule, layer: usize) -> Result<Option<Pair>, String> {
+        let Some((writer, reader, reader_layer)) = self.operands(rule, layer) else {
+            return Ok(None);
+        };
+        let between = self.between(rule, reader_layer);
+        // Biases belong to the shared space of the writer only; a reader's bias lies beyond it.
+        let gain = self.gain(rule, reader_layer, reader.shape().1)?;
+        let reader = reader.with_bias(None).with_gain(gain);
+        Ok(Some(pair(rule.pair, layer, writer, reader, between)))
+    }
+
+    /// Writer, reader and the reader's layer.
+    fn operands(&self, rule: &PairRule, layer: usize) -> Option<(Operand, Operand, usize)> {
         let here = |role| self.whole(Some(layer), role);
         let plain =
             |w: &Whole| Operand::new(w.name.clone(), w.view.clone()).with_bias(w.bias.clone());
         let last = layer + 1 == self.depth;
-        let (writer, reader, reader_layer) = match rule.pair {
+        Some(match rule.pair {
             PairName::UpDown => (plain(here(Role::Up)?), plain(here(Role::Down)?), layer),
             PairName::GateDown => (plain(here(Role::Gate)?), plain(here(Role::Down)?), layer),
             PairName::OUp => (plain(here(Role::Output)?), plain(here(Role::Up)?), layer),
@@ -150,11 +197,7 @@ impl Builder<'_> {
                 (plain(here(Role::Down)?), plain(unembed), layer)
             }
             _ => return None,
-        };
-        let between = self.between(rule, reader_layer);
-        // Biases belong to the shared space of the writer only; a reader's bias lies beyond it.
-        let reader = reader.with_bias(None).with_gain(self.gain(rule, reader_layer));
-        Some(pair(rule.pair, layer, writer, reader, between))
+        })
     }
 
     /// All rows that read the stream at a block's attention.
@@ -207,6 +250,7 @@ impl Builder<'_> {
         self.per_head(rule.pair, layer, (&q.name, between.law()), (&key, &query), true, pairs);
         for pair in &mut pairs[before..] {
             pair.norm_between = between == Between::Norm;
+            pair.law_gap = !(between == Between::Rotary && self.rotates_partly());
             let per_group = heads.query / heads.key_value;
             let members = match (pair.head, pair.group) {
                 (Some(h), _) => h..h + 1,
@@ -239,6 +283,7 @@ impl Builder<'_> {
             writer,
             reader,
             law,
+            law_gap: true,
             norm_between: false,
             classes: None,
         };
@@ -309,6 +354,7 @@ fn pair(name: PairName, layer: usize, writer: Operand, reader: Operand, between:
         writer,
         reader,
         law: between.law(),
+        law_gap: true,
         norm_between: between == Between::Norm,
         classes: None,
     }
