@@ -37,13 +37,14 @@ pub fn load(directory: Option<&Path>) -> Result<Vec<Rule>, ConfigError> {
     if let Some(directory) = directory {
         let read_error = |source| ConfigError::Directory { path: directory.to_owned(), source };
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(directory).map_err(read_error)?.take(MAX_USER_RULES) {
+        for entry in std::fs::read_dir(directory).map_err(read_error)? {
             let path = entry.map_err(read_error)?.path();
             if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
                 files.push(path);
             }
         }
         files.sort();
+        files.truncate(MAX_USER_RULES);
         for path in files {
             rules.push(parse(&path, &read_bounded(&path)?)?);
         }

@@ -14,8 +14,8 @@ use super::Event;
 use super::runs::error_text;
 use crate::config::Settings;
 use crate::watch::{
-    FileEvent, GiveBack, PendingSave, ScanLimits, SettleRules, SettledSave, Settler, WatchMode,
-    Watcher, network_file_system, scan,
+    FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, SettleRules, SettledSave, Settler,
+    WatchMode, Watcher, network_file_system, scan,
 };
 
 /// Hints that come together are answered by one scan.
@@ -37,32 +37,75 @@ pub(super) struct Scanned {
     /// Runs seen before whose directories are gone.
     pub(super) gone: Vec<String>,
     pub(super) n_errors: u64,
+    /// Whether the root itself could be listed.
+    pub(super) root_seen: bool,
 }
 
 /// Errors of one scan that are logged; a scan that fails in the same way is not logged again.
 const MAX_ERRORS_LOGGED: usize = 5;
 
+/// How long a run of files in a shared directory may be without one before it is gone.
+const FILES_GONE: Duration = Duration::from_mins(1);
+
+/// A run that was seen.
+#[derive(Debug)]
+struct Known {
+    /// The directory that holds its saves.
+    holder: PathBuf,
+    /// Whether the directory is the run's own.
+    own: bool,
+    seen: Duration,
+}
+
 /// What a root's thread remembers from scan to scan.
 #[derive(Debug, Default)]
 struct Memory {
-    runs: BTreeMap<String, PathBuf>,
+    runs: BTreeMap<String, Known>,
     errors: Vec<String>,
 }
 
 impl Memory {
-    /// Takes in the runs seen now; returns those seen before whose directory is gone. A run without
-    /// a save may be between two (some trainers delete before they write), so its directory counts.
-    fn gone(&mut self, seen: BTreeMap<String, PathBuf>) -> Vec<String> {
-        let absent = |(run, path): (&String, &PathBuf)| {
-            (!seen.contains_key(run) && !path.exists()).then(|| run.clone())
+    /// Takes in the runs seen now, each with the directory that holds its saves and whether that is
+    /// the run's own; returns those seen before that are gone.
+    ///
+    /// A run without a save may be between two (some trainers delete before they write), so its
+    /// directory counts, and only if the file system says plainly that it is not there. A run of
+    /// files that shares its directory is gone after [`FILES_GONE`].
+    fn gone(
+        &mut self,
+        seen: BTreeMap<String, (PathBuf, bool)>,
+        truncated: bool,
+        now: Duration,
+    ) -> Vec<String> {
+        for (run, (holder, own)) in seen {
+            self.runs.insert(run, Known { holder, own, seen: now });
+        }
+        if truncated {
+            return Vec::new();
+        }
+        let absent = |(run, known): (&String, &Known)| {
+            let missing = known.seen != now && matches!(known.holder.try_exists(), Ok(false));
+            let files_gone = !known.own && now.saturating_sub(known.seen) > FILES_GONE;
+            (missing || files_gone).then(|| run.clone())
         };
         let gone: Vec<String> = self.runs.iter().filter_map(absent).collect();
         for run in &gone {
             self.runs.remove(run);
         }
-        self.runs.extend(seen);
         gone
     }
+}
+
+/// Run → the directory that holds its saves, and whether it is the run's own.
+fn holders(saves: &[FoundSave]) -> BTreeMap<String, (PathBuf, bool)> {
+    let holder = |save: &FoundSave| {
+        if save.path.starts_with(&save.run_path) {
+            (save.run_path.clone(), true)
+        } else {
+            (save.path.parent().unwrap_or(&save.path).to_owned(), false)
+        }
+    };
+    saves.iter().map(|save| (save.run.clone(), holder(save))).collect()
 }
 
 /// A watched root.
@@ -177,11 +220,9 @@ impl Root {
             }
             memory.errors = errors;
         }
-        let seen: BTreeMap<_, _> =
-            outcome.saves.iter().map(|s| (s.run.clone(), s.run_path.clone())).collect();
-        // All looks at the disk come before the lock, which the scheduler takes as well.
-        let gone = memory.gone(seen);
         let now = self.now();
+        // All looks at the disk come before the lock, which the scheduler takes as well.
+        let gone = memory.gone(holders(&outcome.saves), outcome.truncated, now);
         let mut settler = self.settler();
         settler.observe(now, &outcome, hints);
         let settled = settler.take_settled(now);
@@ -197,7 +238,33 @@ impl Root {
             settled,
             pending,
             gone,
+            root_seen: !outcome.errors.iter().any(|e| e.path() == self.path),
             n_errors: outcome.errors.len() as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_gone_when_its_directory_is_or_its_files_are_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("run");
+        std::fs::create_dir(&own).unwrap();
+        let at = Duration::from_secs;
+        let mut memory = Memory::default();
+        let both = || {
+            let files = ("ema".to_owned(), (dir.path().to_owned(), false));
+            BTreeMap::from([("run".to_owned(), (own.clone(), true)), files])
+        };
+        assert!(memory.gone(both(), false, at(1)).is_empty());
+        // Between two saves neither has one; the directories are there.
+        assert!(memory.gone(BTreeMap::new(), false, at(16)).is_empty());
+        std::fs::remove_dir(&own).unwrap();
+        assert!(memory.gone(BTreeMap::new(), true, at(70)).is_empty(), "not all was seen");
+        assert_eq!(memory.gone(BTreeMap::new(), false, at(71)), ["ema", "run"]);
+        assert!(memory.gone(BTreeMap::new(), false, at(90)).is_empty(), "told once");
     }
 }

@@ -55,6 +55,7 @@ pub(super) struct Run {
     /// Age of the newest save that was measured.
     analyzed: Option<Age>,
     analyzed_step: Option<u64>,
+    analyzed_time: Option<f64>,
     report: Option<Arc<Report>>,
     trainer: TrainerState,
     /// The last save measured and its leading subspaces.
@@ -62,7 +63,8 @@ pub(super) struct Run {
     trend: Trend,
     state: RunState,
     waiting: Option<PendingSave>,
-    returned: HashMap<PathBuf, u32>,
+    /// Saves given back: which content, and how often.
+    returned: HashMap<PathBuf, (u64, u32)>,
     /// Saves at a worker now.
     running: usize,
     discovered: u64,
@@ -73,6 +75,8 @@ pub(super) struct Run {
     last_wall: Option<Duration>,
     /// When something last happened, on the daemon's clock.
     last_news: Duration,
+    /// When a save of it was last measured or given up.
+    last_work: Duration,
 }
 
 impl Run {
@@ -97,6 +101,7 @@ impl Run {
             latest: None,
             analyzed: None,
             analyzed_step: None,
+            analyzed_time: None,
             report: None,
             trainer: TrainerState::default(),
             baseline: None,
@@ -112,12 +117,13 @@ impl Run {
             readable: None,
             last_wall: None,
             last_news: now,
+            last_work: now,
         }
     }
 
     /// A save came to rest; says its place in the run.
     pub(super) fn settled(&mut self, save: SettledSave, now: Duration) -> Queued {
-        if !self.returned.contains_key(&save.path) {
+        if self.times_returned(&save) == 0 {
             self.discovered += 1;
         }
         self.last_news = now;
@@ -196,7 +202,9 @@ impl Run {
     }
 
     /// Takes in a finished job; says whether the save is to be given back, and why.
-    pub(super) fn done(&mut self, done: Done) -> Option<GiveBack> {
+    pub(super) fn done(&mut self, done: Done, now: Duration) -> Option<GiveBack> {
+        // Work on a run is news: it is not forgotten while a long backlog is measured.
+        self.last_work = now;
         let Done { queued, result, wall, .. } = done;
         self.running = self.running.saturating_sub(1);
         match result {
@@ -216,6 +224,10 @@ impl Run {
         let Analyzed { report, baseline, trainer, step, .. } = analyzed;
         // A save rewritten in place without a step of its own is counted.
         let at = step.unwrap_or(save.sequence);
+        // A restart in the same place falls back as well; the step stands inside the save.
+        if save.in_place && step.is_some() && step < self.analyzed_step {
+            self.trend.resume_at(at);
+        }
         if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
             self.trend.add(at, &report, &trainer);
         }
@@ -229,6 +241,7 @@ impl Run {
         }
         if self.analyzed.is_none_or(|known| known <= *age) {
             self.analyzed = Some(*age);
+            self.analyzed_time = save_time(save);
             self.analyzed_step = step;
             self.report = Some(Arc::new(report));
             self.trainer = trainer;
@@ -249,6 +262,7 @@ impl Run {
             | JobError::Read(ReadError::Vanished { .. }) => {
                 bump(&mut self.skipped, reason::VANISHED);
                 self.saves.retain(|_, path| *path != save.path);
+                self.returned.remove(&save.path);
                 return None;
             }
             JobError::Open(OpenError::Changed { .. })
@@ -267,15 +281,16 @@ impl Run {
             JobError::Open(_) | JobError::Read(_) => (reason::MALFORMED, None),
             JobError::Panic(_) => (reason::INTERNAL, None),
         };
-        let times = self.returned.entry(save.path.clone()).or_insert(0);
-        *times += 1;
+        let times = self.times_returned(save) + 1;
+        self.returned.insert(save.path.clone(), (save.sequence, times));
         // What will not change by waiting counts at once, what may, once, after a while.
-        let counts = back.is_none() || *times == RETURNS_BEFORE_FAILURE;
+        let counts = back.is_none() || times == RETURNS_BEFORE_FAILURE;
         if counts {
             bump(&mut self.failures, counter);
         }
         if self.returned.len() > MAX_RETURNED {
-            self.returned.clear();
+            let other = self.returned.keys().find(|path| **path != save.path).cloned();
+            other.and_then(|path| self.returned.remove(&path));
         }
         if newest {
             self.state = match back {
@@ -295,7 +310,13 @@ impl Run {
 
     /// Whether a save was given back so often that it was counted as a failure.
     pub(super) fn is_old_news(&self, save: &SettledSave) -> bool {
-        self.returned.get(&save.path).is_some_and(|times| *times >= RETURNS_BEFORE_FAILURE)
+        self.times_returned(save) >= RETURNS_BEFORE_FAILURE
+    }
+
+    /// How often this content of a save was given back.
+    fn times_returned(&self, save: &SettledSave) -> u32 {
+        let known = self.returned.get(&save.path).filter(|(content, _)| *content == save.sequence);
+        known.map_or(0, |(_, times)| *times)
     }
 
     /// Whether more saves are expected: not ended by its own count, and not idle for long.
@@ -315,7 +336,7 @@ impl Run {
     /// Whether the run ended so long ago that it is dropped.
     pub(super) fn forgettable(&self, patience: Patience, now: Duration) -> bool {
         let limit = patience.idle_after.saturating_add(patience.forget_after);
-        now.saturating_sub(self.last_news) > limit
+        self.running == 0 && now.saturating_sub(self.last_news.max(self.last_work)) > limit
     }
 
     /// What is exported.
@@ -341,7 +362,7 @@ impl Run {
             latest_step: latest.and_then(|l| l.step).or(self.analyzed_step),
             analyzed_step: self.analyzed_step,
             latest_timestamp_seconds: latest.and_then(save_time),
-            analyzed_timestamp_seconds: self.analyzed.and_then(|age| self.times.get(&age).copied()),
+            analyzed_timestamp_seconds: self.analyzed_time,
             save_interval_seconds: median_interval(&self.times),
             readable: self.readable,
             size_bytes: latest.map(|l| l.files.iter().map(|f| f.size).sum()),
@@ -357,7 +378,11 @@ impl Run {
             grad_norm: self.trainer.grad_norm,
             alignment_best: improvements.iter().map(|(p, i)| ((*p).to_owned(), i.best)).collect(),
             alignment_saves_since_improvement: each(&|i| i.saves_since),
-            alignment_steps_since_improvement: each(&|i| i.steps_since),
+            alignment_steps_since_improvement: if self.analyzed_step.is_some() {
+                each(&|i| i.steps_since)
+            } else {
+                BTreeMap::new()
+            },
             ridge_rates: self.trend.ridge_rates(),
             report: self.report.clone(),
         }

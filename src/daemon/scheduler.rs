@@ -68,6 +68,8 @@ pub(super) struct Scheduler {
     rules: Arc<Vec<Rule>>,
     facts: DaemonFacts,
     roots: Vec<Root>,
+    /// When each root was last listed, Unix seconds; at first the start of the daemon.
+    root_scanned_at: Vec<f64>,
     /// Which roots have been scanned at least once.
     scanned: Vec<bool>,
     workers: Vec<Worker>,
@@ -85,8 +87,8 @@ pub(super) struct Scheduler {
     state_checked: Option<Instant>,
     reload: Option<Reload>,
     on_save: Option<OnSave>,
-    /// Run → step for which its dropped series were counted.
-    dropped_for: BTreeMap<String, Option<u64>>,
+    /// Run → measured saves for which its dropped series were counted.
+    dropped_for: BTreeMap<String, u64>,
     textfile_failed: bool,
 }
 
@@ -125,6 +127,7 @@ impl Scheduler {
                 ..DaemonFacts::default()
             },
             settings,
+            root_scanned_at: vec![unix_now(); roots.len()],
             scanned: vec![false; roots.len()],
             roots,
             idle: (0..workers.len()).collect(),
@@ -186,13 +189,18 @@ impl Scheduler {
 
     fn scanned(&mut self, scanned: Scanned) {
         let now = self.now();
-        let Scanned { root, mode, settled, pending, gone, n_errors } = scanned;
+        let Scanned { root, mode, settled, pending, gone, n_errors, root_seen } = scanned;
         self.scanned[root] = true;
         let root_path = self.roots[root].path.clone();
         self.facts.watch_modes.insert(root_path.display().to_string(), watch_mode(&mode));
-        self.facts.last_scan_timestamp_seconds = Some(unix_now());
+        if root_seen {
+            self.root_scanned_at[root] = unix_now();
+        }
+        // The oldest counts: one root that hangs must show beside others that do not.
+        let oldest = self.root_scanned_at.iter().copied().reduce(f64::min);
+        self.facts.last_scan_timestamp_seconds = oldest;
         self.facts.scan_errors_total += n_errors;
-        let pending_runs = pending.iter().map(|p| (p.run.clone(), run_path_of(&p.path)));
+        let pending_runs = pending.iter().map(|p| (p.run.clone(), p.run_path.clone()));
         let settled_runs = settled.iter().map(|s| (s.run.clone(), s.run_path.clone()));
         let mut here: Vec<(String, PathBuf)> = settled_runs.chain(pending_runs).collect();
         here.sort();
@@ -217,7 +225,10 @@ impl Scheduler {
         let forgotten: Vec<String> = self
             .runs
             .values()
-            .filter(|r| is_gone(r) || r.forgettable(patience, now))
+            .filter(|r| {
+                let waits = self.queue.len(&r.name) > 0;
+                is_gone(r) || !waits && r.forgettable(patience, now)
+            })
             .map(|r| r.name.clone())
             .collect();
         for name in forgotten {
@@ -273,6 +284,7 @@ impl Scheduler {
     }
 
     fn done(&mut self, done: Done) {
+        let now = self.now();
         self.facts.analysis_cpu_seconds_total += done.cpu.as_secs_f64();
         // A run that was forgotten meanwhile takes nothing, nor does a later one of its name.
         let Some(run) = self.runs.get_mut(&done.run).filter(|r| r.id == done.run_id) else {
@@ -317,7 +329,7 @@ impl Scheduler {
         }
         let save = done.queued.save.clone();
         let root = run.root;
-        if let Some(why) = run.done(done) {
+        if let Some(why) = run.done(done, now) {
             self.roots[root].give_back(&save, why);
         }
     }
@@ -372,9 +384,8 @@ impl Scheduler {
         let dropped = self.served.publish(&snapshot, ready);
         for run in &snapshot.runs {
             // Counted once per measured save, however often it is rendered.
-            if self.dropped_for.insert(run.name.clone(), run.analyzed_step)
-                != Some(run.analyzed_step)
-            {
+            let n_measured = self.dropped_for.insert(run.name.clone(), run.analyzed_total);
+            if n_measured != Some(run.analyzed_total) {
                 let n = dropped.get(&run.name).copied().unwrap_or(0);
                 *self.facts.series_dropped_total.entry(run.name.clone()).or_insert(0) += n;
             }
@@ -419,11 +430,6 @@ fn watch_mode(mode: &crate::watch::WatchMode) -> metrics::WatchMode {
         crate::watch::WatchMode::Events => metrics::WatchMode::Events,
         crate::watch::WatchMode::Polling { .. } => metrics::WatchMode::Polling,
     }
-}
-
-/// The directory that holds a save which has not settled.
-fn run_path_of(save: &std::path::Path) -> PathBuf {
-    save.parent().unwrap_or(save).to_owned()
 }
 
 fn unix_now() -> f64 {

@@ -86,8 +86,9 @@ pub fn analyze(
     tick()?;
     // A second look: what changed while it was read may be torn.
     manifest.unchanged()?;
-    let Analysis { store, baseline, report, .. } = analysis;
-    Ok(Outcome { report, baseline, read_bytes: store.read_bytes() })
+    let before = analysis.previous_store.as_ref().map_or(0, super::store::Store::read_bytes);
+    let read_bytes = analysis.store.read_bytes() + before;
+    Ok(Outcome { report: analysis.report, baseline: analysis.baseline, read_bytes })
 }
 
 fn empty_report(manifest: &Manifest, graph: &LayerGraph, buffers: &[&str]) -> Report {

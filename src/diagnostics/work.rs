@@ -95,9 +95,10 @@ impl<'a> Analysis<'a> {
         too_large
     }
 
-    /// The largest k that any overlap asks for.
+    /// The largest k that any overlap or rotation asks for.
     pub(super) fn k_max(&self) -> usize {
-        self.options.k.last().copied().unwrap_or(1)
+        let last = |ks: &[usize]| ks.last().copied().unwrap_or(1);
+        last(&self.options.k).max(last(&self.options.rotation_k))
     }
 
     /// The spectrum of an operand, computed or remembered. `k_max` beyond the usual one (classifier

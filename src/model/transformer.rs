@@ -141,8 +141,8 @@ impl Builder<'_> {
     /// # Errors
     /// In words, when its shape is not that of the columns.
     fn gain(&self, rule: &PairRule, layer: usize, dim: usize) -> Result<Option<Gain>, String> {
-        let names = rule.gain.iter().map(|p| fill(p, layer));
-        let found = names.filter_map(|name| self.tensors.iter().find(|t| t.bare == name)).next();
+        let mut names = rule.gain.iter().map(|p| fill(p, layer));
+        let found = names.find_map(|name| self.tensors.iter().find(|t| t.bare == name));
         let Some(tensor) = found else { return Ok(None) };
         if !tensor.is_float() || tensor.info.shape != [dim] {
             return Err(format!(

@@ -169,6 +169,7 @@ impl Settler {
         waiting.sort_by_key(|entry| entry.sequence);
         let shown = waiting.into_iter().map(|entry| PendingSave {
             run: entry.found.run.clone(),
+            run_path: entry.found.run_path.clone(),
             path: entry.found.path.clone(),
             step: entry.found.step,
             changed_at: entry.changed_at,

@@ -278,3 +278,97 @@ fn the_rule_that_readme_shows_is_a_rule() {
     let up_down = graph.pairs.iter().find(|p| p.name == PairName::UpDown).unwrap();
     assert_eq!(up_down.law, Law::Diagonal);
 }
+
+/// One Llama-like layer with a model dimension of 16; `change` may spoil a shape.
+fn small_llama(change: impl Fn(&str) -> Option<Vec<usize>>) -> Vec<TensorInfo> {
+    let layer = "model.layers.0.";
+    let shapes = [
+        ("self_attn.q_proj.weight", vec![64, 16]),
+        ("self_attn.k_proj.weight", vec![64, 16]),
+        ("self_attn.v_proj.weight", vec![64, 16]),
+        ("self_attn.o_proj.weight", vec![16, 64]),
+        ("mlp.up_proj.weight", vec![24, 16]),
+        ("mlp.down_proj.weight", vec![16, 24]),
+        ("post_attention_layernorm.weight", vec![16]),
+    ];
+    let named: Vec<(String, Vec<usize>)> = shapes
+        .into_iter()
+        .map(|(name, shape)| (format!("{layer}{name}"), change(name).unwrap_or(shape)))
+        .collect();
+    let borrowed: Vec<(&str, &[usize])> =
+        named.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
+    tensors(&borrowed)
+}
+
+#[test]
+fn configurations_that_lie_cost_their_pairs_only() {
+    let rules = architectures::built_in().unwrap();
+    let whole = small_llama(|_| None);
+    for (query, key_value, head_dim) in [
+        (9_223_372_036_854_775_812_u64, 9_223_372_036_854_775_812_u64, 16_u64),
+        (64, 64, u64::MAX),
+        (5, 5, 16),
+        (1 << 40, 1, 1),
+        (8, 3, 8),
+        (64, 1 << 62, 1),
+    ] {
+        let config = json!({"model_type": "llama", "num_attention_heads": query,
+            "num_key_value_heads": key_value, "head_dim": head_dim});
+        let graph = recognize(&whole, Some(&config), &rules);
+        assert!(graph.pairs.iter().all(|p| p.head.is_none()), "{query} {key_value} {head_dim}");
+        assert!(graph.skipped.iter().any(|s| s.name.starts_with('(')), "{:?}", graph.skipped);
+    }
+}
+
+#[test]
+fn shapes_that_contradict_one_another_are_refused_with_the_reason() {
+    let rules = architectures::built_in().unwrap();
+    let config = json!({"model_type": "llama", "num_attention_heads": 4, "head_dim": 16});
+    for shape in [vec![8], vec![17], vec![4, 4], vec![0]] {
+        let spoiled = small_llama(|n| n.starts_with("post_attention").then(|| shape.clone()));
+        let graph = recognize(&spoiled, Some(&config), &rules);
+        assert!(graph.pairs.iter().all(|p| p.name != PairName::OUp), "{shape:?}");
+        let reason = &graph.skipped.iter().find(|s| s.name == "o_up layer 0").unwrap().reason;
+        assert!(reason.contains("expected 16 floats"), "{reason}");
+    }
+    for name in ["self_attn.k_proj.weight", "self_attn.v_proj.weight"] {
+        for width in [8, 32] {
+            let spoiled = small_llama(|n| (n == name).then(|| vec![64, width]));
+            let graph = recognize(&spoiled, Some(&config), &rules);
+            assert_eq!(graph.architecture, "chain", "{name} {width}");
+            assert!(
+                graph.skipped.iter().any(|s| s.reason.contains("expected 16")),
+                "{:?}",
+                graph.skipped
+            );
+        }
+    }
+}
+
+#[test]
+fn a_hundred_thousand_equal_matrices_are_chained_in_linear_memory() {
+    let names: Vec<String> = (0..100_000).map(|i| format!("experts.{i}.weight")).collect();
+    let mut shapes: Vec<(&str, &[usize])> =
+        names.iter().map(|n| (n.as_str(), &[8, 8][..])).collect();
+    shapes.push(("zz.weight", &[3, 5]));
+    let graph = graph(&shapes, None);
+    assert_eq!((graph.matrices.len(), graph.pairs.len()), (100_001, 99_999));
+}
+
+#[test]
+fn a_partly_rotated_head_has_no_law_gap() {
+    let rules = architectures::built_in().unwrap();
+    for (factor, measured) in [(json!(0.25), false), (json!(1.0), true), (Value::Null, true)] {
+        for nested in [false, true] {
+            let mut config = json!({"model_type": "llama", "num_attention_heads": 4});
+            if nested {
+                config["rope_parameters"] = json!({"partial_rotary_factor": factor});
+            } else {
+                config["partial_rotary_factor"] = factor.clone();
+            }
+            let graph = recognize(&small_llama(|_| None), Some(&config), &rules);
+            let q_k = graph.pairs.iter().find(|p| p.name == PairName::QueryKey).unwrap();
+            assert_eq!((q_k.law, q_k.law_gap), (Law::Rotary, measured), "{factor} {nested}");
+        }
+    }
+}

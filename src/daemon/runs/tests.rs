@@ -44,6 +44,10 @@ fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
     }
 }
 
+fn finish(run: &mut Run, done: Done) -> Option<GiveBack> {
+    run.done(done, Duration::ZERO)
+}
+
 fn analyzed(step: u64) -> Analyzed {
     let report = Report {
         checkpoint: format!("checkpoint-{step}"),
@@ -87,7 +91,7 @@ fn the_newest_save_stays_on_the_page_while_older_ones_follow() {
         run.settled(save(step, 10 * i64::try_from(step).unwrap()), Duration::ZERO);
     }
     for step in [300, 100, 200] {
-        assert_eq!(run.done(done(save(step, 0), Ok(analyzed(step)))), None);
+        assert_eq!(finish(&mut run, done(save(step, 0), Ok(analyzed(step)))), None);
         assert_eq!(facts(&run).analyzed_step, Some(300));
     }
     let facts = facts(&run);
@@ -104,7 +108,7 @@ fn the_save_before_is_the_next_lower_step() {
     }
     assert_eq!(run.before(&queued(save(300, 1))).0, Some("/checkpoint-200".into()));
     assert_eq!(run.before(&queued(save(100, 1))).0, None);
-    run.done(done(save(100, 1), Ok(analyzed(100))));
+    finish(&mut run, done(save(100, 1), Ok(analyzed(100))));
     assert!(run.before(&queued(save(200, 1))).1.is_some());
     assert!(run.before(&queued(save(300, 1))).1.is_none(), "the subspaces of another save");
 }
@@ -114,7 +118,10 @@ fn incomplete_is_given_back_and_a_failure_only_after_a_while() {
     let mut run = run();
     run.settled(save(100, 1), Duration::ZERO);
     for times in 1..=RETURNS_BEFORE_FAILURE + 2 {
-        assert_eq!(run.done(done(save(100, 1), Err(missing()))), Some(GiveBack::Incomplete));
+        assert_eq!(
+            finish(&mut run, done(save(100, 1), Err(missing()))),
+            Some(GiveBack::Incomplete)
+        );
         let failed = u64::from(times >= RETURNS_BEFORE_FAILURE);
         let facts = facts(&run);
         assert_eq!(facts.failures_total.get(reason::INCOMPLETE).copied().unwrap_or(0), failed);
@@ -130,11 +137,11 @@ fn vanished_is_normal_and_a_panic_is_counted() {
     let mut run = run();
     run.settled(save(100, 1), Duration::ZERO);
     let vanished = JobError::Open(OpenError::Vanished { path: "/checkpoint-100".into() });
-    assert_eq!(run.done(done(save(100, 1), Err(vanished))), None);
+    assert_eq!(finish(&mut run, done(save(100, 1), Err(vanished))), None);
     assert_eq!(facts(&run).skipped_total[reason::VANISHED], 1);
     assert!(facts(&run).failures_total.is_empty());
     run.settled(save(200, 1), Duration::ZERO);
-    assert_eq!(run.done(done(save(200, 1), Err(JobError::Panic("boom".into())))), None);
+    assert_eq!(finish(&mut run, done(save(200, 1), Err(JobError::Panic("boom".into())))), None);
     assert_eq!(facts(&run).failures_total[reason::INTERNAL], 1);
 }
 
@@ -171,7 +178,7 @@ fn training_that_goes_back_to_an_earlier_step_is_the_newest_again() {
     let at = Duration::from_secs;
     for (step, time) in [(100, 10), (200, 20), (300, 30)] {
         let queued = run.settled(save(step, time), at(1));
-        run.done(Done { queued, ..done(save(step, time), Ok(analyzed(step))) });
+        finish(&mut run, Done { queued, ..done(save(step, time), Ok(analyzed(step))) });
     }
     assert_eq!(facts(&run).analyzed_step, Some(300));
     // Found together with the newest, or with older files: not a resume.
@@ -183,9 +190,36 @@ fn training_that_goes_back_to_an_earlier_step_is_the_newest_again() {
     assert_eq!(resumed.age.segment, 1);
     assert_eq!(run.before(&resumed).0, Some("/checkpoint-200".into()));
     assert_eq!(facts(&run).latest_step, Some(250));
-    run.done(Done { queued: resumed, ..done(save(250, 90), Ok(analyzed(250))) });
+    finish(&mut run, Done { queued: resumed, ..done(save(250, 90), Ok(analyzed(250))) });
     assert_eq!(facts(&run).analyzed_step, Some(250));
     let next = run.settled(SettledSave { sequence: 10, ..save(350, 99) }, at(99));
     assert_eq!(next.age.segment, 1);
     assert_eq!(run.before(&next).0, Some("/checkpoint-250".into()));
+}
+
+#[test]
+fn a_new_content_at_the_same_path_starts_anew() {
+    let mut run = run();
+    let malformed =
+        || JobError::Open(OpenError::Malformed { path: "/x".into(), reason: "bad".into() });
+    let version = |sequence| SettledSave { sequence, ..save(100, 1) };
+    for sequence in 1..=3 {
+        run.settled(version(sequence), Duration::ZERO);
+        finish(&mut run, done(version(sequence), Err(malformed())));
+        let facts = facts(&run);
+        assert_eq!(facts.discovered_total, sequence);
+        assert_eq!(facts.failures_total[reason::MALFORMED], sequence);
+    }
+}
+
+#[test]
+fn a_run_whose_backlog_is_measured_is_not_forgotten() {
+    let mut run = run();
+    let at = Duration::from_secs;
+    run.settled(save(100, 1), at(0));
+    run.begun();
+    assert!(!run.forgettable(PATIENCE, at(100_000)), "at a worker");
+    run.done(done(save(100, 1), Ok(analyzed(100))), at(100_000));
+    assert!(!run.forgettable(PATIENCE, at(107_000)));
+    assert!(run.forgettable(PATIENCE, at(107_300)));
 }

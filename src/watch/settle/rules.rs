@@ -69,6 +69,8 @@ pub struct SettleCounters {
 pub struct PendingSave {
     /// Name of its run.
     pub run: String,
+    /// Path of its run.
+    pub run_path: PathBuf,
     /// The directory or file.
     pub path: PathBuf,
     /// Step from the name.
