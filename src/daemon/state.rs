@@ -27,7 +27,7 @@ pub enum StateError {
 pub struct StateDir {
     path: PathBuf,
     /// The lock goes with the descriptor, also when the process is killed.
-    lock: File,
+    _lock: File,
 }
 
 impl StateDir {
@@ -40,18 +40,19 @@ impl StateDir {
         std::fs::create_dir_all(path).map_err(unwritable)?;
         let lock = File::create(path.join("lock")).map_err(unwritable)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(StateError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(unwritable(source)),
         }
     }
 
-    /// Whether it can be written now: a disk that is full or read-only refuses the process id.
+    /// Whether it can be written now: a disk that is full or read-only refuses a new file. It is not
+    /// synced, as that would wait for whatever else the disk has to write.
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        use std::os::unix::fs::FileExt as _;
-        let text = format!("{:>10}\n", std::process::id());
-        self.lock.write_all_at(text.as_bytes(), 0).and_then(|()| self.lock.sync_data()).is_ok()
+        let probe = self.path.join("probe");
+        let written = std::fs::write(&probe, [b'.'; 512]);
+        written.and_then(|()| std::fs::remove_file(&probe)).is_ok()
     }
 
     /// The directory.
@@ -71,6 +72,9 @@ mod tests {
         let path = dir.path().join("state");
         let first = StateDir::take(&path).unwrap();
         assert!(first.is_writable());
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1, "the lock alone");
+        std::fs::create_dir(path.join("probe")).unwrap();
+        assert!(!first.is_writable());
         assert!(matches!(StateDir::take(&path), Err(StateError::InUse { .. })));
         drop(first);
         assert_eq!(StateDir::take(&path).unwrap().path(), path);
