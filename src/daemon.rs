@@ -7,6 +7,7 @@
 pub mod demo;
 pub mod http;
 mod job;
+mod names;
 pub mod page;
 mod priority;
 mod queue;

@@ -41,4 +41,4 @@ pub use hint::FileEvent;
 pub use save::{FileKind, FileStamp, FoundSave};
 pub use scan::{ScanError, ScanLimits, ScanOutcome, scan};
 pub use settle::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules, Settler};
-pub use settled::{SettledSave, analysis_order};
+pub use settled::SettledSave;

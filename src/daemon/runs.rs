@@ -2,7 +2,7 @@
 //! argument.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -444,35 +444,6 @@ fn median_interval(times: &BTreeMap<Age, f64>) -> Option<f64> {
         0 => None,
         n if n % 2 == 1 => Some(intervals[middle]),
         _ => Some(f64::midpoint(intervals[middle - 1], intervals[middle])),
-    }
-}
-
-/// Names of runs over all roots: the path below the root, and the root's own name before it where
-/// another root holds a run of that name.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    taken: HashMap<String, (usize, PathBuf)>,
-}
-
-impl Names {
-    pub(super) fn of(&mut self, root: usize, root_path: &Path, run: &str, path: &Path) -> String {
-        let here = (root, path.to_owned());
-        let base = root_path
-            .file_name()
-            .map_or_else(|| "root".into(), |n| n.to_string_lossy().into_owned());
-        let numbered = (2..).map(|i| format!("{base}-{i}/{run}"));
-        let candidates = [run.to_owned(), format!("{base}/{run}")].into_iter().chain(numbered);
-        for name in candidates {
-            let holder = self.taken.entry(name.clone()).or_insert_with(|| here.clone());
-            if *holder == here {
-                return name;
-            }
-        }
-        run.to_owned()
-    }
-
-    pub(super) fn forget(&mut self, name: &str) {
-        self.taken.remove(name);
     }
 }
 

@@ -11,9 +11,10 @@ use tracing::{debug, error, info, warn};
 
 use super::http::{Served, Server};
 use super::job::{Done, Job};
+use super::names::Names;
 use super::queue::Queue;
 use super::root::{Root, Scanned};
-use super::runs::{Names, Patience, Run, error_text};
+use super::runs::{Patience, Run, error_text};
 use super::{Event, OnSave, Reload, Request, SaveNews, StateDir, textfile};
 use crate::config::Settings;
 use crate::diagnostics::Options;

@@ -127,21 +127,6 @@ impl Settler {
         }
     }
 
-    /// Forgets the save at `path`, or all below it: the next scan finds them for the first time.
-    pub fn forget(&mut self, path: &Path) {
-        let contents = &mut self.contents;
-        let versions = &mut self.versions;
-        self.entries.retain(|at, entry| {
-            let keep = !at.starts_with(path);
-            if !keep {
-                let handed = entry.handed.as_ref().unwrap_or(&entry.content);
-                contents.remove(&known(&entry.found, handed));
-                versions.remove(&entry.slot());
-            }
-            keep
-        });
-    }
-
     /// Forgets a run whose directory is gone: should it return, its saves are found for the first
     /// time.
     pub fn forget_run(&mut self, run: &str) {

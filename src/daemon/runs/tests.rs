@@ -161,18 +161,6 @@ fn a_run_ends_by_its_own_count_or_by_silence() {
 }
 
 #[test]
-fn two_roots_may_hold_runs_of_one_name() {
-    let mut names = Names::default();
-    let (a, b) = (Path::new("/data/a"), Path::new("/data/b"));
-    assert_eq!(names.of(0, a, "run", &a.join("run")), "run");
-    assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
-    assert_eq!(names.of(0, a, "run", &a.join("run")), "run");
-    assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
-    names.forget("run");
-    assert_eq!(names.of(1, b, "run", &b.join("other")), "run");
-}
-
-#[test]
 fn training_that_goes_back_to_an_earlier_step_is_the_newest_again() {
     let mut run = run();
     let at = Duration::from_secs;

@@ -423,10 +423,10 @@ fn of_too_many_the_newest_wait_and_the_others_follow() {
 }
 
 #[test]
-fn forgotten_saves_are_found_for_the_first_time_again() {
+fn saves_of_a_forgotten_run_are_found_for_the_first_time_again() {
     let marked = [save(DIRECTORY, &[weights(9, 1), file("trainer_state.json", 7, 1)])];
     let mut settler = check(&steady(&[0, 2_000], &marked), &[(2_000, DIRECTORY, 1)]);
-    settler.forget(Path::new("/w/run"));
+    settler.forget_run(&marked[0].run);
     settler.observe(Duration::from_secs(3), &found(&marked), &[]);
     settler.observe(Duration::from_secs(5), &found(&marked), &[]);
     assert_eq!(settler.take_settled(Duration::from_secs(5))[0].version, 1);
