@@ -14,6 +14,7 @@ mod flag;
 mod gram;
 mod heads;
 mod krylov;
+mod linear;
 mod moments;
 mod overlap;
 mod pair;
@@ -28,6 +29,7 @@ pub use drift::{UpdateRatio, rotation, update_ratio};
 pub use flag::{flag_correlation, tau_b};
 pub use gram::{GRAM_LIMIT, GramStats, gram_stats};
 pub use heads::{HeadOverlap, HeadSide, head_overlap};
+pub use linear::{Block, Linear, Panels};
 pub use overlap::{Overlap, overlaps, usable_ks};
 pub use pair::PairMatrices;
 pub use probes::{GramStderr, PROBES};
@@ -56,6 +58,9 @@ pub enum LinalgError {
         /// Its columns.
         cols: usize,
     },
+    /// The matrix could not be read to its end; who reads it knows why.
+    #[error("the matrix can no longer be read")]
+    Unread,
     /// Two shapes that must agree do not.
     #[error("{what} has size {found}, expected {expected}")]
     Shape {

@@ -51,6 +51,36 @@ pub(super) fn max_abs<'a>(values: impl IntoIterator<Item = &'a f32>) -> Result<f
     Ok(max)
 }
 
+/// Σ x² of the elements, in `f64`.
+pub(super) fn sum_squares(values: &[f32]) -> f64 {
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0f64; 16];
+            let (chunks, rest) = values.as_chunks::<16>();
+            for chunk in chunks {
+                for (lane, x) in lanes.iter_mut().zip(chunk) {
+                    *lane += f64::from(*x) * f64::from(*x);
+                }
+            }
+            let rest: f64 = rest.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            lanes.iter().sum::<f64>() + rest
+        },
+    )
+}
+
+/// Adds x² of every element to the sum at its place.
+pub(super) fn add_squares(values: &[f32], sums: &mut [f64]) {
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (sum, x) in sums.iter_mut().zip(values) {
+                *sum += f64::from(*x) * f64::from(*x);
+            }
+        },
+    );
+}
+
 /// A matrix known to be finite, read as `w · 2^-exponent`, whose largest element lies in `[1, 2)`.
 ///
 /// Squares and fourth powers of subnormal or huge weights then stay inside the range of `f64`, and

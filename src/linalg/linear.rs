@@ -1,0 +1,397 @@
+//! Matrices too large to be copied: read row panel by row panel, as often as needed, and applied to
+//! a few vectors at a time.
+
+use std::cell::Cell;
+
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::prelude::{Reborrow, ReborrowMut};
+use faer::{Accum, Mat, MatMut, MatRef, Par, RowRef};
+
+use super::dense::{add_squares, sum_squares};
+use super::{LinalgError, Side};
+
+/// Elements of a panel: 512 KiB of `f32`, so that it stays in the cache for the products made of it.
+const PANEL_ELEMENTS: usize = 1 << 17;
+
+/// Rows of a panel are at least this many: a product of fewer rows is bound by memory.
+const MIN_PANEL_ROWS: usize = 32;
+
+/// A stored matrix that can be read from top to bottom any number of times.
+pub trait Panels {
+    /// Stored rows.
+    fn rows(&self) -> usize;
+
+    /// Stored columns.
+    fn cols(&self) -> usize;
+
+    /// Calls `each(first_row, panel)` for consecutive panels of at most `n_rows` finite rows.
+    ///
+    /// # Errors
+    /// [`LinalgError::Unread`] where the matrix can no longer be read.
+    fn for_panels(
+        &self,
+        n_rows: usize,
+        each: &mut dyn FnMut(usize, MatRef<'_, f32>),
+    ) -> Result<(), LinalgError>;
+}
+
+impl Panels for MatRef<'_, f32> {
+    fn rows(&self) -> usize {
+        self.nrows()
+    }
+
+    fn cols(&self) -> usize {
+        self.ncols()
+    }
+
+    fn for_panels(
+        &self,
+        n_rows: usize,
+        each: &mut dyn FnMut(usize, MatRef<'_, f32>),
+    ) -> Result<(), LinalgError> {
+        let mut first = 0;
+        while first < self.nrows() {
+            let n = n_rows.max(1).min(self.nrows() - first);
+            each(first, self.subrows(first, n));
+            first += n;
+        }
+        Ok(())
+    }
+}
+
+/// A block of a [`Linear`]: a stored matrix, or its transpose.
+#[derive(Clone, Copy)]
+pub struct Block<'a> {
+    /// The stored matrix.
+    pub source: &'a dyn Panels,
+    /// Whether the block is its transpose.
+    pub transposed: bool,
+}
+
+impl std::fmt::Debug for Block<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Block({} × {})", self.rows(), self.cols())
+    }
+}
+
+impl Block<'_> {
+    fn rows(&self) -> usize {
+        if self.transposed { self.source.cols() } else { self.source.rows() }
+    }
+
+    fn cols(&self) -> usize {
+        if self.transposed { self.source.rows() } else { self.source.cols() }
+    }
+}
+
+/// W = 2^exponent · (blocks stacked by rows) · diag(gain), rows × cols, known by its products with
+/// vectors. Products are of the scaled matrix, without 2^exponent, in `f32`.
+pub struct Linear<'a> {
+    blocks: Vec<Block<'a>>,
+    gain: Option<Vec<f32>>,
+    rows: usize,
+    cols: usize,
+    exponent: i32,
+    flops: Cell<u64>,
+}
+
+impl std::fmt::Debug for Linear<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Linear({} × {}, {} blocks)", self.rows, self.cols, self.blocks.len())
+    }
+}
+
+impl<'a> Linear<'a> {
+    /// Stacks blocks; `gain` multiplies the columns; the blocks' values are times 2^-exponent.
+    ///
+    /// # Errors
+    /// [`LinalgError::Shape`] where blocks or gain do not fit.
+    pub fn new(
+        blocks: Vec<Block<'a>>,
+        gain: Option<Vec<f32>>,
+        exponent: i32,
+    ) -> Result<Self, LinalgError> {
+        let cols = blocks.first().map_or(0, Block::cols);
+        let widths = blocks.iter().map(|b| ("block", b.cols()));
+        let lengths = widths.chain(gain.iter().map(|g| ("gain", g.len())));
+        for (what, found) in lengths {
+            if found != cols {
+                return Err(LinalgError::Shape { what, found, expected: cols });
+            }
+        }
+        let rows = blocks.iter().map(Block::rows).sum();
+        Ok(Self { blocks, gain, rows, cols, exponent, flops: Cell::new(0) })
+    }
+
+    /// Rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The power of two that products leave out.
+    #[must_use]
+    pub fn exponent(&self) -> i32 {
+        self.exponent
+    }
+
+    /// Floating-point operations of all products so far, a multiplication and an addition counted
+    /// as two.
+    #[must_use]
+    pub fn flops(&self) -> u64 {
+        self.flops.get()
+    }
+
+    /// Dimension of the space of `side`: rows for left vectors, columns for right ones.
+    #[must_use]
+    pub fn dim(&self, side: Side) -> usize {
+        match side {
+            Side::Left => self.rows,
+            Side::Right => self.cols,
+        }
+    }
+
+    /// From vectors of `side` to the other side: `W·x` for right vectors, `Wᵀ·x` for left ones.
+    ///
+    /// # Errors
+    /// [`LinalgError::Unread`].
+    pub fn across(&self, side: Side, x: MatRef<'_, f32>) -> Result<Mat<f32>, LinalgError> {
+        match side {
+            Side::Right => self.times(x),
+            Side::Left => self.transposed_times(x),
+        }
+    }
+
+    /// To the other side and back: `(W·x, WᵀW·x)` for right vectors, `(Wᵀ·x, WWᵀ·x)` for left ones;
+    /// in one reading where the matrix is stored that way round.
+    ///
+    /// # Errors
+    /// [`LinalgError::Unread`].
+    pub fn there_and_back(
+        &self,
+        side: Side,
+        x: MatRef<'_, f32>,
+    ) -> Result<(Mat<f32>, Mat<f32>), LinalgError> {
+        match (side, self.blocks.as_slice()) {
+            (Side::Right, blocks) if blocks.iter().all(|b| !b.transposed) => {
+                let x = self.gained(x);
+                let mut there = Mat::zeros(self.rows, x.ncols());
+                let mut back = Mat::zeros(self.cols, x.ncols());
+                let mut first = 0;
+                for block in blocks {
+                    let rows = there.as_mut().subrows_mut(first, block.rows());
+                    self.fused(block.source, x.as_ref(), rows, &mut back)?;
+                    first += block.rows();
+                }
+                Ok((there, self.gained(back.as_ref())))
+            }
+            (Side::Left, [only]) if only.transposed && self.gain.is_none() => {
+                let mut there = Mat::zeros(self.cols, x.ncols());
+                let mut back = Mat::zeros(self.rows, x.ncols());
+                self.fused(only.source, x, there.as_mut(), &mut back)?;
+                Ok((there, back))
+            }
+            (Side::Right, _) => {
+                let there = self.times(x)?;
+                let back = self.transposed_times(there.as_ref())?;
+                Ok((there, back))
+            }
+            (Side::Left, _) => {
+                let there = self.transposed_times(x)?;
+                let back = self.times(there.as_ref())?;
+                Ok((there, back))
+            }
+        }
+    }
+
+    /// `WᵀW·x` for right vectors, `WWᵀ·x` for left ones.
+    ///
+    /// # Errors
+    /// [`LinalgError::Unread`].
+    pub fn gram_times(&self, side: Side, x: MatRef<'_, f32>) -> Result<Mat<f32>, LinalgError> {
+        Ok(self.there_and_back(side, x)?.1)
+    }
+
+    /// The Gram of `side`: `WᵀW` (right) or `WWᵀ` (left), whole; `None` where the stored blocks do
+    /// not allow it in one reading.
+    ///
+    /// # Errors
+    /// [`LinalgError::Unread`].
+    pub fn gram(&self, side: Side) -> Result<Option<Mat<f32>>, LinalgError> {
+        let right = side == Side::Right;
+        let one = self.blocks.len() == 1;
+        // Panels of S give SᵀS at once, and SSᵀ only by products of all panels with one another.
+        if !self.blocks.iter().all(|b| b.transposed != right) || !(right || one) {
+            return Ok(None);
+        }
+        if self.gain.is_some() && !right {
+            return Ok(None);
+        }
+        let n = self.dim(side);
+        let mut gram = Mat::<f32>::zeros(n, n);
+        for block in &self.blocks {
+            let rows = panel_rows(block.source).max(256);
+            block.source.for_panels(rows, &mut |_, panel| {
+                triangular::matmul(
+                    &mut gram,
+                    BlockStructure::TriangularLower,
+                    Accum::Add,
+                    panel.transpose(),
+                    BlockStructure::Rectangular,
+                    panel,
+                    BlockStructure::Rectangular,
+                    1.0,
+                    Par::Seq,
+                );
+            })?;
+            self.count(block.source.rows(), n * n, 1);
+        }
+        let gain = |i: usize| self.gain.as_ref().map_or(1.0, |g| g[i]);
+        for j in 0..n {
+            for i in j..n {
+                gram[(i, j)] *= gain(i) * gain(j);
+                gram[(j, i)] = gram[(i, j)];
+            }
+        }
+        Ok(Some(gram))
+    }
+
+    /// Squared norms of the columns (diagonal of `WᵀW`, right) or of the rows (of `WWᵀ`, left).
+    ///
+    /// # Errors
+    /// [`LinalgError::Unread`].
+    pub fn gram_diagonal(&self, side: Side) -> Result<Vec<f64>, LinalgError> {
+        let mut squares = vec![0.0; self.dim(side)];
+        let mut first = 0;
+        for block in &self.blocks {
+            let along_rows = (side == Side::Left) != block.transposed;
+            let sums = if side == Side::Left { &mut squares[first..] } else { &mut squares[..] };
+            // The gain belongs to the columns of W, which are the stored rows of a transposed block.
+            let (by_column, by_row) = match (&self.gain, block.transposed) {
+                (Some(gain), false) => (Some(gain), None),
+                (Some(gain), true) => (None, Some(gain)),
+                (None, _) => (None, None),
+            };
+            let mut row = vec![0.0f32; block.source.cols()];
+            block.source.for_panels(panel_rows(block.source), &mut |at, panel| {
+                for (i, values) in panel.row_iter().enumerate() {
+                    let factor = by_row.map_or(1.0, |g| g[at + i]);
+                    copy_scaled(values, factor, by_column.map(Vec::as_slice), &mut row);
+                    if along_rows {
+                        sums[at + i] += sum_squares(&row);
+                    } else {
+                        add_squares(&row, sums);
+                    }
+                }
+            })?;
+            first += block.rows();
+        }
+        Ok(squares)
+    }
+
+    fn times(&self, x: MatRef<'_, f32>) -> Result<Mat<f32>, LinalgError> {
+        let x = self.gained(x);
+        let mut product = Mat::zeros(self.rows, x.ncols());
+        let mut first = 0;
+        for block in &self.blocks {
+            let rows = product.as_mut().subrows_mut(first, block.rows());
+            self.one_way(block.source, block.transposed, x.as_ref(), rows)?;
+            first += block.rows();
+        }
+        Ok(product)
+    }
+
+    fn transposed_times(&self, y: MatRef<'_, f32>) -> Result<Mat<f32>, LinalgError> {
+        let mut product = Mat::zeros(self.cols, y.ncols());
+        let mut first = 0;
+        for block in &self.blocks {
+            let y = y.subrows(first, block.rows());
+            self.one_way(block.source, !block.transposed, y, product.as_mut())?;
+            first += block.rows();
+        }
+        Ok(self.gained(product.as_ref()))
+    }
+
+    /// `product += S·x`, or `Sᵀ·x`.
+    fn one_way(
+        &self,
+        source: &dyn Panels,
+        transposed: bool,
+        x: MatRef<'_, f32>,
+        mut product: MatMut<'_, f32>,
+    ) -> Result<(), LinalgError> {
+        self.count(source.rows(), source.cols() * x.ncols(), 2);
+        source.for_panels(panel_rows(source), &mut |first, panel| {
+            let n = panel.nrows();
+            if transposed {
+                let part = x.subrows(first, n);
+                matmul(product.rb_mut(), Accum::Add, panel.transpose(), part, 1.0, Par::Seq);
+            } else {
+                let rows = product.rb_mut().subrows_mut(first, n);
+                matmul(rows, Accum::Add, panel, x, 1.0, Par::Seq);
+            }
+        })
+    }
+
+    /// `there = S·x` and `back += Sᵀ·S·x` in one reading.
+    fn fused(
+        &self,
+        source: &dyn Panels,
+        x: MatRef<'_, f32>,
+        mut there: MatMut<'_, f32>,
+        back: &mut Mat<f32>,
+    ) -> Result<(), LinalgError> {
+        self.count(source.rows(), source.cols() * x.ncols(), 4);
+        source.for_panels(panel_rows(source), &mut |first, panel| {
+            let mut rows = there.rb_mut().subrows_mut(first, panel.nrows());
+            matmul(rows.rb_mut(), Accum::Replace, panel, x, 1.0, Par::Seq);
+            matmul(back.as_mut(), Accum::Add, panel.transpose(), rows.rb(), 1.0, Par::Seq);
+        })
+    }
+
+    /// diag(gain)·x.
+    fn gained(&self, x: MatRef<'_, f32>) -> Mat<f32> {
+        let mut x = x.to_owned();
+        if let Some(gain) = &self.gain {
+            for j in 0..x.ncols() {
+                for (to, g) in x.col_as_slice_mut(j).iter_mut().zip(gain) {
+                    *to *= g;
+                }
+            }
+        }
+        x
+    }
+
+    fn count(&self, rows: usize, per_row: usize, times: u64) {
+        let flops = (rows as u64).saturating_mul(per_row as u64).saturating_mul(times);
+        self.flops.set(self.flops.get().saturating_add(flops));
+    }
+}
+
+/// One row of a panel, times a factor and the gain.
+fn copy_scaled(from: RowRef<'_, f32>, factor: f32, gain: Option<&[f32]>, into: &mut [f32]) {
+    match from.try_as_row_major() {
+        Some(values) => into.copy_from_slice(values.as_slice()),
+        None => into.iter_mut().zip(from.iter()).for_each(|(to, x)| *to = *x),
+    }
+    if let Some(gain) = gain {
+        into.iter_mut().zip(gain).for_each(|(x, g)| *x *= g);
+    }
+    if factor.to_bits() != 1.0f32.to_bits() {
+        into.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
+fn panel_rows(source: &dyn Panels) -> usize {
+    (PANEL_ELEMENTS / source.cols().max(1)).max(MIN_PANEL_ROWS)
+}
+
+#[cfg(test)]
+mod tests;
