@@ -7,13 +7,15 @@
 //! A pair is a writer `W1` (m × n) and a reader `W2` (p × m) sharing the space R^m, with the Grams
 //! `A = W2ᵀW2` and `B = W1W1ᵀ`.
 
+mod bulk;
 mod classifier;
 mod dense;
 mod drift;
 mod flag;
 mod gram;
 mod heads;
-mod krylov;
+mod lanczos;
+mod leading;
 mod linear;
 mod moments;
 mod overlap;
@@ -24,20 +26,19 @@ mod spectrum;
 #[cfg(test)]
 mod testing;
 
+pub use bulk::Bulk;
 pub use classifier::{CLASSES_LIMIT, ClassifierGeometry, classifier_geometry};
 pub use drift::{UpdateRatio, rotation, update_ratio};
 pub use flag::{flag_correlation, tau_b};
 pub use gram::{GRAM_LIMIT, GramStats, gram_stats};
 pub use heads::{HeadOverlap, HeadSide, head_overlap};
+pub use leading::{Leading, Route, WarmStart};
 pub use linear::{Block, Linear, Panels};
 pub use overlap::{Overlap, overlaps, usable_ks};
 pub use pair::PairMatrices;
 pub use probes::{GramStderr, PROBES};
 pub use ridge::{SLOPE_POINTS_LIMIT, Slope, ridge_rate_ratio, theil_sen};
-pub use spectrum::{
-    EXACT_LIMIT, KRYLOV_DIM, KRYLOV_DIM_LIMIT, Side, Spectrum, SpectrumError, THIN_SVD_LIMIT,
-    TIE_TOLERANCE,
-};
+pub use spectrum::{Side, Spectrum, SpectrumError, THIN_SVD_LIMIT, TIE_TOLERANCE};
 
 /// The input holds a NaN or an infinity, so nothing can be measured of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -2,25 +2,12 @@
 
 use faer::{Mat, MatRef};
 
-use super::LinalgError;
 use super::dense::{Scaled, orthonormal, pow2, ratio, real, symmetric_eigen, thin_svd};
-use super::krylov;
+use super::{LinalgError, leading};
 
-/// Small sides up to this go through a thin SVD, which resolves every singular value; a 512 × 2048
-/// matrix takes a tenth of a second.
-pub const THIN_SVD_LIMIT: usize = 512;
-
-/// Small sides up to this have all their singular values computed. Above it the cube of the side
-/// is too long for one matrix (15 s at 4096), and only the leading values are found.
-pub const EXACT_LIMIT: usize = 2048;
-
-/// Dimension of the Krylov space of the truncated route for up to 64 vectors: the leading 64 of a
-/// 4096 × 4096 matrix with a random bulk are then exact to `f32`.
-pub const KRYLOV_DIM: usize = 448;
-
-/// The Krylov space never grows beyond this, however many vectors are asked for: two bases of a
-/// side of 8192 are then 128 MiB.
-pub const KRYLOV_DIM_LIMIT: usize = 1024;
+/// Small sides up to this go through a thin SVD at once. Above, the eigenvalues of the Gram are
+/// cheaper (a 128 × 4096 head 3 ms), and the thin SVD is for where they lose digits.
+pub const THIN_SVD_LIMIT: usize = 32;
 
 /// Singular values closer than this fraction of the largest are one cluster, whose vectors are
 /// arbitrary.
@@ -29,11 +16,6 @@ pub const TIE_TOLERANCE: f64 = 1e-6;
 /// Below this fraction of the largest value a Gram, whose entries are squares, has lost half its
 /// digits.
 const GRAM_RESOLUTION: f64 = 1e-6;
-
-/// A truncated value counts as found when its residual is below this fraction of the largest
-/// eigenvalue of the Gram: the value itself is then good to a ten-thousandth of the largest. Whether
-/// its vector stands apart from the next is told by [`Spectrum::residuals`] against the gap.
-const FOUND_RESIDUAL: f64 = 1e-2;
 
 /// Matrices up to this many elements are converted whole (32 MiB).
 const WHOLE_LIMIT: usize = 1 << 22;
@@ -69,20 +51,11 @@ pub struct Spectrum {
     /// Spectral norm of the rounding noise of the stored type under a Gaussian model:
     /// ε/√12 · ‖W‖_F (√rows + √cols)/√(rows·cols).
     pub noise: f64,
-    /// Residuals of `values` of the truncated route, in units of the values; empty where exact.
+    /// Residuals `‖Wᵀu − σv‖` of `values` where they were found by iteration; empty where exact.
     pub residuals: Vec<f64>,
+    /// Entropies of σ/Σσ and of σ²/Σσ², estimated where not all values are known.
+    pub(super) estimated_entropies: Option<[f64; 2]>,
 }
-
-/// Sizes at which the route changes; tests lower them.
-#[derive(Clone, Copy)]
-struct Limits {
-    thin_svd: usize,
-    exact: usize,
-    krylov_dim: usize,
-}
-
-const LIMITS: Limits =
-    Limits { thin_svd: THIN_SVD_LIMIT, exact: EXACT_LIMIT, krylov_dim: KRYLOV_DIM };
 
 /// Singular values of a scaled matrix with at least as many rows as columns.
 struct Parts {
@@ -91,7 +64,6 @@ struct Parts {
     right: Mat<f64>,
     /// Left vectors, where the route gave them.
     left: Option<Mat<f64>>,
-    residuals: Vec<f64>,
 }
 
 impl Spectrum {
@@ -107,11 +79,11 @@ impl Spectrum {
         k_max: usize,
         storage_eps: f64,
     ) -> Result<Self, SpectrumError> {
-        Self::compute_within(LIMITS, w, side, k_max, storage_eps)
+        Self::compute_within(THIN_SVD_LIMIT, w, side, k_max, storage_eps)
     }
 
     fn compute_within(
-        limits: Limits,
+        thin_svd_limit: usize,
         w: MatRef<'_, f32>,
         side: Side,
         k_max: usize,
@@ -126,17 +98,17 @@ impl Spectrum {
 
         let tall = if rows >= cols { w } else { w.transpose() };
         let wants_right = (side == Side::Right) == (rows >= cols);
-        let complete = tall.cols() <= limits.exact;
-        let parts = decompose(&tall, limits, k_max)?;
+        let parts = decompose(&tall, thin_svd_limit)?;
         let mut spectrum = Self {
             rows,
             cols,
             values: parts.values,
-            complete,
+            complete: true,
             frobenius,
             basis: Mat::new(),
             noise,
-            residuals: parts.residuals,
+            residuals: vec![],
+            estimated_entropies: None,
         };
         let n_columns = spectrum.basis_len(k_max).min(parts.right.ncols());
         let right = parts.right.as_ref().subcols(0, n_columns);
@@ -146,7 +118,7 @@ impl Spectrum {
             // Orthonormalised, because a small singular value magnifies the rounding of its vector.
             None => orthonormal(&tall.times(right)),
         };
-        for value in spectrum.values.iter_mut().chain(&mut spectrum.residuals) {
+        for value in &mut spectrum.values {
             *value *= unit;
         }
         spectrum.frobenius *= unit;
@@ -210,6 +182,15 @@ impl Spectrum {
         (1..=self.n_above_noise()).contains(&k) && hi.max(k) <= self.basis.ncols() && sees_end
     }
 
+    /// Bound of `1 − ‖U_kᵀÛ_k‖²/k` for the leading k vectors found; 0 where exact, `None` beyond the
+    /// values known.
+    pub(super) fn subspace_error(&self, k: usize) -> Option<f64> {
+        if self.complete {
+            return Some(0.0);
+        }
+        leading::subspace_error(&self.values, &self.residuals, k)
+    }
+
     /// Uncertainty of the k-th value from rounding, and from the iteration where truncated.
     pub(super) fn uncertainty(&self, k: usize) -> f64 {
         let residual = k.checked_sub(1).and_then(|i| self.residuals.get(i)).copied();
@@ -228,19 +209,19 @@ impl Spectrum {
         ratio(self.frobenius, self.spectral_norm()?).map(|r| r * r)
     }
 
-    /// exp of the entropy of σ/Σσ (Roy & Vetterli 2007), in `[1, rank]`; `None` for a zero matrix
-    /// or where not all values are known.
+    /// exp of the entropy of σ/Σσ (Roy & Vetterli 2007), in `[1, rank]`; `None` for a zero matrix.
+    /// Within 2 % where not all values are known.
     #[must_use]
     pub fn effective_rank(&self) -> Option<f64> {
-        self.entropy(|s| s).map(f64::exp)
+        self.entropy(0).map(f64::exp)
     }
 
     /// Entropy of σ²/Σσ² over ln min(rows, cols), in `[0, 1]`; `None` for a zero matrix, a single
-    /// row or column (0/0), or where not all values are known.
+    /// row or column (0/0). Within 2 % where not all values are known.
     #[must_use]
     pub fn spectral_entropy(&self) -> Option<f64> {
         let whole = real(self.rows.min(self.cols)).ln();
-        self.entropy(|s| s * s).and_then(|h| ratio(h, whole))
+        self.entropy(1).and_then(|h| ratio(h, whole))
     }
 
     /// Number of singular values above max(max(rows, cols)·2^-52·σ₁, 2·noise); `None` where not all
@@ -281,59 +262,35 @@ impl Spectrum {
         ratio(value - next, value)
     }
 
-    /// Shannon entropy of the values under `weight`, normalised to sum 1.
-    fn entropy(&self, weight: impl Fn(f64) -> f64) -> Option<f64> {
-        let largest = self.spectral_norm().filter(|s| self.complete && *s > 0.0)?;
-        let weights = || self.values.iter().map(|s| weight(s / largest));
+    /// Shannon entropy of the values (0) or of their squares (1), normalised to sum 1.
+    fn entropy(&self, power: usize) -> Option<f64> {
+        let largest = self.spectral_norm().filter(|s| *s > 0.0)?;
+        if !self.complete {
+            return self.estimated_entropies.map(|entropies| entropies[power]);
+        }
+        let weights =
+            || self.values.iter().map(|s| (s / largest).powi(if power == 0 { 1 } else { 2 }));
         let total: f64 = weights().sum();
         Some(-weights().map(|p| p / total).filter(|p| *p > 0.0).map(|p| p * p.ln()).sum::<f64>())
     }
 }
 
 /// The route by the size of the small side.
-fn decompose(tall: &Scaled<'_>, limits: Limits, k_max: usize) -> Result<Parts, LinalgError> {
+fn decompose(tall: &Scaled<'_>, thin_svd_limit: usize) -> Result<Parts, LinalgError> {
     let small = tall.cols();
-    if small > limits.exact {
-        return truncated(tall, limits, k_max);
-    }
-    if small > limits.thin_svd {
+    if small > thin_svd_limit {
         let (squares, right) = symmetric_eigen(tall.gram().as_ref())?;
         let values: Vec<f64> = squares.iter().map(|l| l.max(0.0).sqrt()).collect();
         if values[small - 1] >= GRAM_RESOLUTION * values[0] {
-            return Ok(Parts { values, right, left: None, residuals: vec![] });
+            return Ok(Parts { values, right, left: None });
         }
     }
     if tall.rows() * small <= WHOLE_LIMIT {
         let svd = thin_svd(tall.to_f64().as_ref())?;
-        return Ok(Parts {
-            values: svd.values,
-            right: svd.v,
-            left: Some(svd.u),
-            residuals: vec![],
-        });
+        return Ok(Parts { values: svd.values, right: svd.v, left: Some(svd.u) });
     }
     let svd = thin_svd(tall.triangular_factor().as_ref())?;
-    Ok(Parts { values: svd.values, right: svd.v, left: None, residuals: vec![] })
-}
-
-/// Leading values by block Lanczos, cut after the last one found in order.
-fn truncated(tall: &Scaled<'_>, limits: Limits, k_max: usize) -> Result<Parts, LinalgError> {
-    // One value beyond k_max for its gap, and a few more for a cluster across it.
-    let wanted = k_max.saturating_add(k_max / 4 + 8).min(KRYLOV_DIM_LIMIT / 2);
-    let dim = (limits.krylov_dim + wanted.saturating_sub(88)).min(KRYLOV_DIM_LIMIT);
-    let pairs = krylov::leading_pairs(tall, wanted, dim)?;
-    let top = pairs.values.first().map_or(0.0, |t| t.max(0.0));
-    let n_found = pairs.residuals.iter().take_while(|r| **r <= FOUND_RESIDUAL * top).count();
-    // The largest value alone is good to the square of its residual.
-    let n_found = n_found.max(1).min(pairs.values.len());
-    let values: Vec<f64> = pairs.values[..n_found].iter().map(|t| t.max(0.0).sqrt()).collect();
-    let residuals = values
-        .iter()
-        .zip(&pairs.residuals)
-        .map(|(s, r)| if *s > 0.0 { r / (2.0 * s) } else { 0.0 })
-        .collect();
-    let right = pairs.vectors.as_ref().subcols(0, n_found).to_owned();
-    Ok(Parts { values, right, left: None, residuals })
+    Ok(Parts { values: svd.values, right: svd.v, left: None })
 }
 
 #[cfg(test)]

@@ -7,10 +7,7 @@ use super::*;
 const EPS: f64 = 1.0 / 8_388_608.0;
 
 /// Lowered so that a small matrix takes the Gram route.
-const GRAM_ROUTE: Limits = Limits { thin_svd: 0, exact: 2048, krylov_dim: KRYLOV_DIM };
-
-/// Lowered so that a small matrix takes the truncated route.
-const TRUNCATED: Limits = Limits { thin_svd: 0, exact: 0, krylov_dim: 80 };
+const GRAM_ROUTE: usize = 0;
 
 fn spectrum(w: &Weights, side: Side, k_max: usize) -> Spectrum {
     Spectrum::compute(w.view(), side, k_max, EPS).unwrap()
@@ -84,7 +81,7 @@ fn values_agree_with_jacobi_rotations() {
         let slow = slow_singular_values(&w.to_f64());
         let total: f64 = slow.iter().sum();
         let entropy: f64 = slow.iter().map(|s| -(s / total) * (s / total).ln()).sum();
-        for limits in [LIMITS, GRAM_ROUTE] {
+        for limits in [THIN_SVD_LIMIT, GRAM_ROUTE] {
             let s = Spectrum::compute_within(limits, w.view(), Side::Left, 4, EPS).unwrap();
             assert!(s.complete);
             assert_eq!(s.values.len(), slow.len());
@@ -122,7 +119,7 @@ fn both_sides_of_every_route_span_the_same_subspaces() {
         for side in [Side::Left, Side::Right] {
             let exact = spectrum(&w, side, 8);
             assert_eq!(exact.basis.nrows(), if side == Side::Left { rows } else { cols });
-            for limits in [GRAM_ROUTE, TRUNCATED] {
+            for limits in [THIN_SVD_LIMIT, GRAM_ROUTE] {
                 let s = Spectrum::compute_within(limits, w.view(), side, 8, EPS).unwrap();
                 for k in 1..=8 {
                     assert_close(s.values[k - 1], exact.values[k - 1], 1e-11);
@@ -133,41 +130,6 @@ fn both_sides_of_every_route_span_the_same_subspaces() {
             }
         }
     }
-}
-
-/// Against a random bulk and its dense edge, with a Krylov space smaller than the matrix: the
-/// subspace is as good as its residuals promise (Davis & Kahan 1970).
-#[test]
-fn the_truncated_route_finds_the_edge_of_a_random_bulk() {
-    let w = Weights::random(300, 200, 13);
-    let exact = spectrum(&w, Side::Left, 8);
-    let limits = Limits { krylov_dim: 144, ..TRUNCATED };
-    let s = Spectrum::compute_within(limits, w.view(), Side::Left, 8, EPS).unwrap();
-    assert!(s.values.len() > 8, "{} values found", s.values.len());
-    let squares = |s: &Spectrum, i: usize| s.values[i] * s.values[i];
-    for k in 1..=8 {
-        assert_close(s.values[k - 1] / exact.values[k - 1], 1.0, 1e-3);
-        let residuals: f64 =
-            (0..k).map(|i| (2.0 * s.values[i] * s.residuals[i]).powi(2)).sum::<f64>().sqrt();
-        let gap = squares(&s, k - 1) - squares(&exact, k);
-        let turned = rotation(exact.basis.as_ref(), s.basis.as_ref(), k).unwrap();
-        assert!(gap > 0.0 && (turned * real(k)).sqrt() <= residuals / gap + 1e-6, "k = {k}");
-        assert!(turned < 0.05, "k = {k}: {turned}");
-        assert!(s.resolves(k));
-    }
-    assert_some_close(s.stable_rank(), exact.stable_rank(), 1e-4);
-    assert_eq!((s.complete, s.numerical_rank()), (false, None));
-    assert_eq!((s.effective_rank(), s.spectral_entropy()), (None, None));
-    assert_eq!(s.energy_rank(0.99), None);
-}
-
-/// All values of an orthogonal matrix are one cluster, whose end a truncated route cannot see.
-#[test]
-fn a_flat_truncated_spectrum_resolves_nothing() {
-    let w = Weights::from_f64(orthogonal(100, 17).as_ref());
-    let s = Spectrum::compute_within(TRUNCATED, w.view(), Side::Left, 4, EPS).unwrap();
-    assert_some_close(s.spectral_norm(), Some(1.0), 1e-6);
-    assert!((1..100).all(|k| !s.resolves(k)));
 }
 
 #[test]
@@ -186,7 +148,7 @@ fn odd_matrices_have_a_spectrum_on_every_route() {
     let mut odd = odd_matrices();
     odd.extend([Weights::random(1, 9, 1), Weights::random(9, 1, 2), Weights::filled(0, 4, 0.0)]);
     for w in odd {
-        for limits in [LIMITS, GRAM_ROUTE, TRUNCATED] {
+        for limits in [THIN_SVD_LIMIT, GRAM_ROUTE] {
             for side in [Side::Left, Side::Right] {
                 let s = Spectrum::compute_within(limits, w.view(), side, 3, EPS).unwrap();
                 assert!(s.values.iter().all(|v| v.is_finite()) && s.frobenius.is_finite());
@@ -208,7 +170,7 @@ fn odd_matrices_have_a_spectrum_on_every_route() {
 #[test]
 fn a_broken_matrix_is_refused() {
     for w in broken_matrices() {
-        for limits in [LIMITS, GRAM_ROUTE, TRUNCATED] {
+        for limits in [THIN_SVD_LIMIT, GRAM_ROUTE] {
             let found = Spectrum::compute_within(limits, w.view(), Side::Left, 3, EPS);
             assert_eq!(found.unwrap_err().to_string(), "matrix holds a NaN or an infinity");
         }

@@ -1,0 +1,463 @@
+//! The leading singular triplets of a matrix too large to be decomposed, with residuals that prove
+//! them: by block Lanczos where nothing is known, else by one pass from the subspace of the save
+//! before, and by a Chebyshev filter where that is not enough (Saad 2011, chapters 5 and 7).
+
+use faer::{Mat, MatRef};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::bulk::Bulk;
+use super::dense::{pow2, real, symmetric_eigen};
+use super::lanczos;
+use super::linear::Linear;
+use super::{LinalgError, Side, Spectrum};
+
+/// Largest subspace error `1 − ‖U_kᵀÛ_k‖²/k` of a published cut.
+pub(super) const SUBSPACE_ERROR: f64 = 1e-3;
+
+/// Relative gaps below this are not chased: a subspace cut there turns by a tenth of a radian when
+/// the weights move by two ten-thousandths.
+const RESOLVABLE_GAP: f64 = 2e-3;
+
+/// A gap must exceed this many times the rounding noise of the stored type to be resolvable.
+const CLEAR_OF_NOISE: f64 = 10.0;
+
+/// Random vectors that join the subspace of the save before: they meet directions that were not in
+/// it, and measure the second moment of what lies outside.
+const PROBES: usize = 8;
+
+/// Further columns beyond the largest k: the lower edge against which it is told apart.
+const MARGIN: usize = 8;
+
+/// The polynomial of a Chebyshev filter must not amplify by more than this, or the columns become
+/// parallel in `f32`.
+const MAX_AMPLIFICATION: f64 = 1e6;
+
+/// Highest degree of the filter; beyond, starting anew is cheaper.
+const MAX_DEGREE: usize = 3;
+
+/// Values below this fraction of the largest are rounding in `f32` products.
+const F32_FLOOR: f64 = 1e-6;
+
+/// The random vectors are the same at every save, so their error moves smoothly with the weights.
+const SEED: u64 = 0x77_65_69_67_68_74;
+
+/// How the triplets were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Block Lanczos from random vectors.
+    Cold,
+    /// One pass from the subspace of the save before.
+    Warm,
+    /// One pass, a Chebyshev filter, and another pass.
+    Filtered,
+}
+
+/// What a save leaves for the next one's search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WarmStart {
+    /// Orthonormal basis of the leading subspace of the smaller side, dim × l.
+    pub basis: Mat<f32>,
+    /// Singular values outside the subspace, at the last cold search.
+    pub bulk: Bulk,
+    /// Subspace error at each k that the last cold search reached; more cannot be asked of a pass.
+    pub reached: Vec<f64>,
+}
+
+/// Leading singular triplets.
+#[derive(Debug, Clone)]
+pub struct Leading {
+    rows: usize,
+    cols: usize,
+    side: Side,
+    /// Descending.
+    pub values: Vec<f64>,
+    /// `‖Wᵀuᵢ − σᵢvᵢ‖` of each, with `W·vᵢ = σᵢuᵢ`.
+    pub residuals: Vec<f64>,
+    /// Left vectors, rows × l.
+    pub left: Mat<f32>,
+    /// Right vectors, cols × l.
+    pub right: Mat<f32>,
+    /// ‖W‖_F.
+    pub frobenius: f64,
+    /// Spectral norm of the storage rounding, as [`Spectrum::noise`].
+    pub noise: f64,
+    /// How they were found.
+    pub route: Route,
+    /// Values outside, estimated for this save.
+    outside: Bulk,
+    anchor: Bulk,
+    reached: Vec<f64>,
+}
+
+/// One pass over the matrix: Ritz triplets of a subspace.
+struct Pass {
+    values: Vec<f64>,
+    residuals: Vec<f64>,
+    /// Vectors of the searched side, and of the other.
+    near: Mat<f32>,
+    far: Mat<f32>,
+    /// Mean of `‖(I − P)G·q‖²` over the random unit vectors outside.
+    second_moment: f64,
+}
+
+impl Leading {
+    /// The leading triplets of `w`, as many as the largest of `ks` needs, each cut of `ks` to a
+    /// subspace error of a thousandth where its gap allows.
+    ///
+    /// # Errors
+    /// [`LinalgError::Unread`], [`LinalgError::NoConvergence`].
+    pub fn find(
+        w: &Linear<'_>,
+        ks: &[usize],
+        storage_eps: f64,
+        warm: Option<&WarmStart>,
+    ) -> Result<Self, LinalgError> {
+        let side = if w.rows() < w.cols() { Side::Left } else { Side::Right };
+        let search = Search::new(w, side, ks, storage_eps)?;
+        let fits = |start: &&WarmStart| {
+            start.basis.nrows() == search.dim
+                && start.basis.ncols() == search.wanted
+                && start.reached.len() == ks.len()
+        };
+        if let Some(start) = warm.filter(fits)
+            && let Some(found) = search.from(start)?
+        {
+            return Ok(found);
+        }
+        search.cold()
+    }
+
+    /// What the next save's search starts from.
+    #[must_use]
+    pub fn warm_start(&self) -> WarmStart {
+        let basis = if self.side == Side::Left { &self.left } else { &self.right };
+        WarmStart { basis: basis.clone(), bulk: self.anchor.clone(), reached: self.reached.clone() }
+    }
+
+    /// As a spectrum with the vectors of one side.
+    #[must_use]
+    pub fn spectrum(&self, side: Side) -> Spectrum {
+        let basis = if side == Side::Left { &self.left } else { &self.right };
+        let all = || self.values.iter().map(|s| (*s, 1.0)).chain(self.outside.nodes());
+        Spectrum {
+            rows: self.rows,
+            cols: self.cols,
+            values: self.values.clone(),
+            complete: false,
+            frobenius: self.frobenius,
+            basis: widen(basis.as_ref()),
+            noise: self.noise,
+            residuals: self.residuals.clone(),
+            estimated_entropies: Some([entropy(all(), 1), entropy(all(), 2)]),
+        }
+    }
+}
+
+/// Entropy of σ^power/Σσ^power over values with multiplicities; 0 where all are zero.
+fn entropy(values: impl Iterator<Item = (f64, f64)> + Clone, power: i32) -> f64 {
+    let total: f64 = values.clone().map(|(s, n)| n * s.powi(power)).sum();
+    let part = |(s, n): (f64, f64)| {
+        let p = s.powi(power) / total;
+        if p > 0.0 { -n * p * p.ln() } else { 0.0 }
+    };
+    if total > 0.0 { values.map(part).sum() } else { 0.0 }
+}
+
+/// A matrix and what is asked of it.
+struct Search<'a> {
+    w: &'a Linear<'a>,
+    side: Side,
+    ks: &'a [usize],
+    dim: usize,
+    /// Triplets kept.
+    wanted: usize,
+    /// Of the scaled matrix.
+    frobenius: f64,
+    noise: f64,
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        w: &'a Linear<'a>,
+        side: Side,
+        ks: &'a [usize],
+        storage_eps: f64,
+    ) -> Result<Self, LinalgError> {
+        let frobenius = w.gram_diagonal(side)?.iter().sum::<f64>().sqrt();
+        let (rows, cols) = (real(w.rows()), real(w.cols()));
+        let noise = storage_eps / 12f64.sqrt() * frobenius * (rows.sqrt() + cols.sqrt())
+            / (rows * cols).sqrt();
+        let dim = w.dim(side);
+        let k_max = ks.iter().copied().max().unwrap_or(1);
+        let wanted = (k_max + MARGIN.max(k_max / 8)).min(dim);
+        Ok(Self { w, side, ks, dim, wanted, frobenius, noise })
+    }
+
+    /// From the subspace of the save before; `None` where only a cold search will do.
+    fn from(&self, start: &WarmStart) -> Result<Option<Leading>, LinalgError> {
+        let mut pass = self.pass(start.basis.as_ref())?;
+        let mut route = Route::Warm;
+        if !self.is_good(&pass, &start.reached) {
+            let Some(filtered) = self.filter(&pass)? else { return Ok(None) };
+            pass = self.pass(filtered.as_ref())?;
+            route = Route::Filtered;
+            if !self.is_good(&pass, &start.reached) {
+                return Ok(None);
+            }
+        }
+        let moved = self.moved_bulk(&pass, &start.bulk);
+        Ok(moved.map(|outside| {
+            self.finish(pass, route, outside, start.bulk.clone(), start.reached.clone())
+        }))
+    }
+
+    fn cold(&self) -> Result<Leading, LinalgError> {
+        let goal = lanczos::Goal { wanted: self.wanted, is_good: &|v, r| self.is_met(v, r, &[]) };
+        let found = lanczos::leading_pairs(self.w, self.side, &goal)?;
+        let mut pass = self.pass(found.vectors.as_ref())?;
+        if !self.is_good(&pass, &[]) && found.converged {
+            // Products in f32 left the vectors a little short of what the iteration saw.
+            if let Some(filtered) = self.filter(&pass)? {
+                pass = self.pass(filtered.as_ref())?;
+            }
+        }
+        let held: f64 = pass.values.iter().map(|s| s * s).sum();
+        let trace = (self.frobenius.powi(2) - held).max(0.0);
+        let count = real(self.dim - pass.values.len().min(self.dim));
+        let anchor = Bulk::new(&found.nodes, count, trace, pass.second_moment)
+            .scaled(pow2(self.w.exponent()));
+        let errors = self.ks.iter().map(|&k| subspace_error(&pass.values, &pass.residuals, k));
+        let reached = errors.map(|e| e.unwrap_or(f64::INFINITY)).collect();
+        Ok(self.finish(pass, Route::Cold, anchor.clone(), anchor, reached))
+    }
+
+    /// The bulk of the anchor, brought to this save's trace and second moment; `None` where it
+    /// changed so much that its shape must be looked at anew.
+    fn moved_bulk(&self, pass: &Pass, anchor: &Bulk) -> Option<Bulk> {
+        let unit = pow2(self.w.exponent());
+        let held: f64 = pass.values.iter().map(|s| s * s).sum();
+        let trace = (self.frobenius.powi(2) - held).max(0.0);
+        anchor.moved_to(trace * unit * unit, pass.second_moment * unit.powi(4))
+    }
+
+    fn finish(
+        &self,
+        pass: Pass,
+        route: Route,
+        outside: Bulk,
+        anchor: Bulk,
+        reached: Vec<f64>,
+    ) -> Leading {
+        let unit = pow2(self.w.exponent());
+        let (left, right) = match self.side {
+            Side::Left => (pass.near, pass.far),
+            Side::Right => (pass.far, pass.near),
+        };
+        Leading {
+            rows: self.w.rows(),
+            cols: self.w.cols(),
+            side: self.side,
+            values: pass.values.iter().map(|s| s * unit).collect(),
+            residuals: pass.residuals.iter().map(|r| r * unit).collect(),
+            left,
+            right,
+            frobenius: self.frobenius * unit,
+            noise: self.noise * unit,
+            route,
+            outside,
+            anchor,
+            reached,
+        }
+    }
+
+    fn is_good(&self, pass: &Pass, reached: &[f64]) -> bool {
+        self.is_met(&pass.values, &pass.residuals, reached)
+    }
+
+    /// Whether every cut with a resolvable gap is known to [`SUBSPACE_ERROR`], or as well as the
+    /// cold search knew it.
+    fn is_met(&self, values: &[f64], residuals: &[f64], reached: &[f64]) -> bool {
+        self.ks.iter().enumerate().filter(|(_, k)| **k < values.len() && **k > 0).all(|(i, &k)| {
+            let (value, next) = (values[k - 1], values[k]);
+            let least = (RESOLVABLE_GAP * value).max(CLEAR_OF_NOISE * self.noise);
+            let accepted = reached.get(i).map_or(0.0, |r| 2.0 * r).max(SUBSPACE_ERROR);
+            value - next <= least
+                || subspace_error(values, residuals, k).is_some_and(|e| e <= accepted)
+        })
+    }
+
+    /// Ritz triplets of the span of `basis` and a few random vectors, improved by half a power step.
+    fn pass(&self, basis: MatRef<'_, f32>) -> Result<Pass, LinalgError> {
+        let n_known = basis.ncols();
+        let x = with_probes(basis, PROBES.min(self.dim - n_known));
+        let (there, back) = self.w.there_and_back(self.side, x.as_ref())?;
+        let second_moment = outside_moment(&x, &back, n_known);
+
+        let (squares, turn) = symmetric_eigen(gram(&there).as_ref())?;
+        let floor = squares.first().map_or(0.0, |s| s.max(0.0)) * F32_FLOOR.powi(2);
+        let n_found = squares.iter().take_while(|s| **s > floor && **s > 0.0).count();
+        let values: Vec<f64> = squares[..n_found].iter().map(|s| s.sqrt()).collect();
+        // u = Y·h/σ; Wᵀu = Z·h/σ.
+        let turn = Mat::from_fn(turn.nrows(), n_found, |i, j| turn[(i, j)] / values[j]);
+        let turn = narrow(turn.as_ref());
+        let far = &there * &turn;
+        let image = &back * &turn;
+        let near = &x * &turn;
+        let residuals = (0..n_found)
+            .map(|i| {
+                let sigma = values[i];
+                let pairs = image.col(i).iter().zip(near.col(i).iter());
+                // near = X·h/σ, so σ·v = σ²·near.
+                pairs
+                    .map(|(a, v)| (f64::from(*a) - sigma * sigma * f64::from(*v)).powi(2))
+                    .sum::<f64>()
+                    .sqrt()
+            })
+            .collect::<Vec<_>>();
+        self.improved(&far, &image, &values, residuals, second_moment)
+    }
+
+    /// The singular triplets of `(Wᵀu)ᵀ` for orthonormal u: half a power step on.
+    fn improved(
+        &self,
+        far: &Mat<f32>,
+        image: &Mat<f32>,
+        ritz: &[f64],
+        mut residuals: Vec<f64>,
+        second_moment: f64,
+    ) -> Result<Pass, LinalgError> {
+        let (squares, turn) = symmetric_eigen(gram(image).as_ref())?;
+        let n_kept = ritz.len().min(self.wanted);
+        let mut values: Vec<f64> = squares.iter().take(n_kept).map(|s| s.max(0.0).sqrt()).collect();
+        let onto = Mat::from_fn(turn.nrows(), n_kept, |i, j| turn[(i, j)] / values[j].max(1e-300));
+        let near = orthonormalised(&(image * &narrow(onto.as_ref())))?;
+        let far = orthonormalised(&(far * &narrow(turn.as_ref().subcols(0, n_kept))))?;
+        residuals.truncate(n_kept);
+        // What was found to be zero is known, too: the end of the spectrum.
+        values.resize(self.wanted, 0.0);
+        residuals.resize(self.wanted, 0.0);
+        Ok(Pass { values, residuals, near, far, second_moment })
+    }
+
+    /// The subspace of a pass under a Chebyshev polynomial that is small on all values below the
+    /// last one; `None` where the spectrum falls too steeply for `f32`.
+    fn filter(&self, pass: &Pass) -> Result<Option<Mat<f32>>, LinalgError> {
+        let n_found = pass.near.ncols();
+        let (Some(first), Some(last)) = (pass.values.first(), pass.values.get(n_found.max(1) - 1))
+        else {
+            return Ok(None);
+        };
+        let stretch = 2.0 * (first / last).powi(2) - 1.0;
+        let amplification = |d: usize| (real(d) * stretch.max(1.0).acosh()).cosh();
+        let Some(degree) = (2..=MAX_DEGREE).rev().find(|d| amplification(*d) <= MAX_AMPLIFICATION)
+        else {
+            return Ok(None);
+        };
+        let map = |x: &Mat<f32>| -> Result<Mat<f32>, LinalgError> {
+            let image = self.w.gram_times(self.side, x.as_ref())?;
+            Ok(combine(2.0 / last.powi(2), &image, -1.0, x))
+        };
+        let (mut before, mut now) = (pass.near.clone(), map(&pass.near)?);
+        for _ in 1..degree {
+            let next = combine(2.0, &map(&now)?, -1.0, &before);
+            (before, now) = (now, next);
+        }
+        let orthogonal = now.qr().compute_thin_Q();
+        if orthogonal.ncols() < self.wanted {
+            return Ok(None);
+        }
+        Ok(Some(orthogonal))
+    }
+}
+
+/// Bound, to second order, of `1 − ‖V_kᵀV̂_k‖²/k` for Ritz values with these residuals (Davis & Kahan
+/// 1970): what lies outside the searched space is told apart by the distance to the last value, and
+/// reaches the vectors beyond k only through them. `None` beyond the values.
+pub(super) fn subspace_error(values: &[f64], residuals: &[f64], k: usize) -> Option<f64> {
+    let edge = values.last()?.powi(2);
+    let next = values.get(k)?.powi(2);
+    let square = |i: usize| values[i].powi(2);
+    let defect = |i: usize| values[i] * residuals[i];
+    let largest = (0..residuals.len().min(values.len())).map(defect).fold(0.0, f64::max);
+    let sum: f64 = (0..k)
+        .map(|i| {
+            if defect(i) == 0.0 {
+                return 0.0;
+            }
+            let outside = defect(i) / (square(i) - edge);
+            let inside = largest / (square(i) - next);
+            outside.powi(2) * (1.0 + inside.powi(2))
+        })
+        .sum();
+    Some(if sum.is_nan() { f64::INFINITY } else { sum / real(k.max(1)) })
+}
+
+/// The basis and `n` random orthonormal vectors outside it.
+fn with_probes(basis: MatRef<'_, f32>, n: usize) -> Mat<f32> {
+    let known = basis.ncols();
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let mut x = Mat::zeros(basis.nrows(), known + n);
+    x.as_mut().subcols_mut(0, known).copy_from(basis);
+    if n == 0 {
+        return x;
+    }
+    let mut probes = Mat::from_fn(basis.nrows(), n, |_, _| rng.random::<f32>() - 0.5);
+    for _ in 0..2 {
+        let along = basis.transpose() * &probes;
+        probes -= basis * &along;
+        probes = probes.qr().compute_thin_Q();
+    }
+    x.as_mut().subcols_mut(known, n).copy_from(&probes);
+    x
+}
+
+/// Mean of `‖(I − P)G·q‖²` over the random columns of x, with P the projector on the known ones.
+fn outside_moment(x: &Mat<f32>, back: &Mat<f32>, known: usize) -> f64 {
+    let n = x.ncols() - known;
+    if n == 0 {
+        return 0.0;
+    }
+    let basis = x.as_ref().subcols(0, known);
+    let moved = back.as_ref().subcols(known, n);
+    let along = basis.transpose() * moved;
+    let outside = moved - basis * &along;
+    widen(outside.as_ref()).squared_norm_l2() / real(n)
+}
+
+/// `XᵀX` in `f64`.
+fn gram(x: &Mat<f32>) -> Mat<f64> {
+    let x = widen(x.as_ref());
+    super::dense::mul(x.transpose(), x.as_ref())
+}
+
+/// Nearly orthonormal columns made orthonormal with the least change: `X(XᵀX)^(−1/2)`.
+pub(super) fn orthonormalised(x: &Mat<f32>) -> Result<Mat<f32>, LinalgError> {
+    let (squares, turn) = symmetric_eigen(gram(x).as_ref())?;
+    if squares.last().is_some_and(|s| *s < 0.25) {
+        return Ok(x.qr().compute_thin_Q());
+    }
+    let scaled = Mat::from_fn(turn.nrows(), turn.ncols(), |i, j| turn[(i, j)] / squares[j].sqrt());
+    let root = super::dense::mul(scaled.as_ref(), turn.transpose());
+    Ok(x * narrow(root.as_ref()))
+}
+
+/// a·x + b·y.
+#[expect(clippy::cast_possible_truncation, reason = "vectors are f32")]
+fn combine(a: f64, x: &Mat<f32>, b: f64, y: &Mat<f32>) -> Mat<f32> {
+    Mat::from_fn(x.nrows(), x.ncols(), |i, j| {
+        (a * f64::from(x[(i, j)]) + b * f64::from(y[(i, j)])) as f32
+    })
+}
+
+pub(super) fn widen(x: MatRef<'_, f32>) -> Mat<f64> {
+    Mat::from_fn(x.nrows(), x.ncols(), |i, j| f64::from(x[(i, j)]))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the factors of f32 vectors")]
+pub(super) fn narrow(x: MatRef<'_, f64>) -> Mat<f32> {
+    Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)] as f32)
+}
+
+#[cfg(test)]
+mod tests;
