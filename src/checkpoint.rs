@@ -4,6 +4,7 @@
 //! checked before it is believed; every read is bracketed by a look at the file's identity.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+mod decode;
 mod dtype;
 mod error;
 mod header;
@@ -11,6 +12,8 @@ mod index;
 mod json;
 mod layout;
 mod order;
+mod raw;
+mod reader;
 mod safetensors;
 mod shards;
 mod sidecar;
@@ -22,9 +25,11 @@ mod trainer;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use decode::Scan;
 pub use dtype::Dtype;
 pub use error::{OpenError, ReadError};
 pub use order::natural_cmp;
+pub use raw::Raw;
 pub use source::Identity;
 pub use step::step_in_name;
 pub use tensor::Tensor;

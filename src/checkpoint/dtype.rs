@@ -1,9 +1,4 @@
-//! Element types of the format, and their way to `f32`.
-
-use std::sync::LazyLock;
-
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
+//! Element types of the format.
 
 /// How one tensor element is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +73,18 @@ impl Dtype {
         KNOWN.iter().find(|(dtype, _)| *dtype == self).map_or(0, |(_, bits)| *bits)
     }
 
+    /// Width of one element in bytes, 1 to 8; 0 where [`Dtype::is_float`] is false.
+    #[must_use]
+    pub fn n_bytes(self) -> usize {
+        match self {
+            Self::F64 => 8,
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::F8E4M3 | Self::F8E5M2 => 1,
+            Self::Other(_) => 0,
+        }
+    }
+
     /// Whether its tensors can be read as `f32` values.
     #[must_use]
     pub fn is_float(self) -> bool {
@@ -102,173 +109,9 @@ impl Dtype {
     }
 }
 
-/// Values on their way to `f32`, with what was seen in the stored ones.
-#[derive(Debug, Default)]
-pub(super) struct Decoded {
-    pub(super) values: Vec<f32>,
-    pub(super) nan: u64,
-    pub(super) inf: u64,
-    pub(super) overflow: u64,
-    halves: Vec<f16>,
-}
-
-impl Decoded {
-    /// Empty, with room for that many values, if memory has it.
-    pub(super) fn with_room_for(n_elements: usize) -> Option<Self> {
-        let mut decoded = Self::default();
-        decoded.values.try_reserve_exact(n_elements).ok()?;
-        Some(decoded)
-    }
-
-    /// Appends whole little-endian elements; bytes beyond the last whole one are left out, and so is
-    /// everything of a type that is no float.
-    pub(super) fn append(&mut self, dtype: Dtype, bytes: &[u8]) {
-        let start = self.values.len();
-        match dtype {
-            Dtype::F64 => return self.append_f64(bytes),
-            Dtype::F32 => {
-                self.values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
-            }
-            Dtype::F16 => {
-                // By the slice, because one element at a time asks the CPU for its features each.
-                self.halves.clear();
-                self.halves.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)));
-                self.values.resize(start.saturating_add(self.halves.len()), 0.0);
-                if let Some(fresh) = self.values.get_mut(start..) {
-                    self.halves.convert_to_f32_slice(fresh);
-                }
-            }
-            Dtype::BF16 => {
-                let halves = bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b));
-                self.values.extend(halves.map(bf16::to_f32));
-            }
-            Dtype::F8E4M3 => self.values.extend(bytes.iter().map(|b| look_up(&F8_E4M3, *b))),
-            Dtype::F8E5M2 => self.values.extend(bytes.iter().map(|b| look_up(&F8_E5M2, *b))),
-            Dtype::Other(_) => {}
-        }
-        // No widening makes or loses a NaN or an infinity, so the values tell of the stored ones.
-        let fresh = self.values.get(start..).unwrap_or_default();
-        self.nan = self.nan.saturating_add(count(fresh, f32::is_nan));
-        self.inf = self.inf.saturating_add(count(fresh, f32::is_infinite));
-    }
-
-    /// `f64` is the one narrowing: a finite value beyond `f32` becomes infinite and is an overflow.
-    fn append_f64(&mut self, bytes: &[u8]) {
-        for bytes in bytes.as_chunks().0 {
-            let stored = f64::from_le_bytes(*bytes);
-            #[expect(clippy::cast_possible_truncation, reason = "the narrowing is the point")]
-            let value = stored as f32;
-            let add = |n: &mut u64, seen: bool| *n = n.saturating_add(u64::from(seen));
-            add(&mut self.nan, stored.is_nan());
-            add(&mut self.inf, stored.is_infinite());
-            add(&mut self.overflow, stored.is_finite() && value.is_infinite());
-            self.values.push(value);
-        }
-    }
-}
-
-fn count(values: &[f32], is: impl Fn(f32) -> bool) -> u64 {
-    values.iter().map(|v| u64::from(is(*v))).sum()
-}
-
-/// The value of every code of an 8-bit type.
-type Codes = LazyLock<[f32; 256]>;
-
-static F8_E4M3: Codes = LazyLock::new(|| table(e4m3_to_f32));
-static F8_E5M2: Codes = LazyLock::new(|| table(e5m2_to_f32));
-
-fn table(decode: fn(u8) -> f32) -> [f32; 256] {
-    std::array::from_fn(|code| u8::try_from(code).map_or(f32::NAN, decode))
-}
-
-fn look_up(codes: &[f32; 256], code: u8) -> f32 {
-    // A code always lies in its table; the NaN is for the compiler.
-    codes.get(usize::from(code)).copied().unwrap_or(f32::NAN)
-}
-
-/// `float8_e4m3fn` of Micikevicius et al. 2022 (arXiv 2209.05433): bias 7, no infinity, so the top
-/// exponent is an ordinary one and only `S.1111.111` is NaN.
-fn e4m3_to_f32(code: u8) -> f32 {
-    let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
-    let exponent = i32::from((code >> 3) & 0xf);
-    let fraction = f32::from(code & 7);
-    match (exponent, code & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => sign * fraction * 2f32.powi(-9),
-        _ => sign * (8.0 + fraction) * 2f32.powi(exponent.saturating_sub(10)),
-    }
-}
-
-/// `float8_e5m2` is the upper byte of an IEEE binary16.
-fn e5m2_to_f32(code: u8) -> f32 {
-    f16::from_bits(u16::from(code) << 8).to_f32()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The textbook formula `(-1)^s · 2^(e - bias) · (1 + m/2^p)`, `2^(1 - bias) · m/2^p` where
-    /// `e = 0`, in `f64` and apart from the code above; the top exponent is special if `ieee`.
-    fn by_formula(code: u32, n_exponent: u32, n_fraction: u32, ieee: bool) -> f64 {
-        let exponent = (code >> n_fraction) & ((1 << n_exponent) - 1);
-        let full = (1 << n_fraction) - 1;
-        let fraction = f64::from(code & full) / f64::from(1 << n_fraction);
-        let sign = if code >> (n_exponent + n_fraction) == 0 { 1.0 } else { -1.0 };
-        let bias = (1i32 << (n_exponent - 1)) - 1;
-        let top = exponent == (1 << n_exponent) - 1;
-        if top && ieee {
-            return if fraction == 0.0 { sign * f64::INFINITY } else { f64::NAN };
-        }
-        if top && code & full == full {
-            return f64::NAN;
-        }
-        let power = |e: i32| 2f64.powi(e);
-        match exponent {
-            0 => sign * power(1 - bias) * fraction,
-            e => sign * power(e.cast_signed() - bias) * (1.0 + fraction),
-        }
-    }
-
-    fn check(dtype: Dtype, n_exponent: u32, n_fraction: u32, ieee: bool) {
-        let bits = 1 + n_exponent + n_fraction;
-        let n_bytes = usize::try_from(bits / 8).unwrap();
-        let codes: Vec<u32> = (0..1 << bits).collect();
-        let bytes: Vec<u8> =
-            codes.iter().flat_map(|code| code.to_le_bytes().into_iter().take(n_bytes)).collect();
-        let mut decoded = Decoded::default();
-        decoded.append(dtype, &bytes);
-        assert_eq!(decoded.values.len(), codes.len());
-        let (mut nan, mut inf) = (0, 0);
-        for (code, value) in codes.iter().zip(&decoded.values) {
-            let expected = by_formula(*code, n_exponent, n_fraction, ieee);
-            nan += u64::from(expected.is_nan());
-            inf += u64::from(expected.is_infinite());
-            let value = f64::from(*value);
-            let same =
-                value.to_bits() == expected.to_bits() || (value.is_nan() && expected.is_nan());
-            assert!(same, "{dtype:?} {code:#x}: {value} is not {expected}");
-        }
-        assert_eq!((decoded.nan, decoded.inf, decoded.overflow), (nan, inf, 0), "{dtype:?}");
-    }
-
-    #[test]
-    fn every_code_is_what_the_formula_says() {
-        check(Dtype::F8E4M3, 4, 3, false);
-        check(Dtype::F8E5M2, 5, 2, true);
-        check(Dtype::F16, 5, 10, true);
-        check(Dtype::BF16, 8, 7, true);
-    }
-
-    #[test]
-    fn doubles_beyond_f32_are_overflows_not_infinities() {
-        let stored = [1.5, 1e300, -1e300, f64::NAN, f64::INFINITY, 1e-300];
-        let mut decoded = Decoded::default();
-        decoded.append(Dtype::F64, &stored.map(f64::to_le_bytes).concat());
-        assert_eq!((decoded.nan, decoded.inf, decoded.overflow), (1, 1, 2));
-        assert_eq!(decoded.values[..3], [1.5, f32::INFINITY, f32::NEG_INFINITY]);
-        assert_eq!(decoded.values[5].to_bits(), 0);
-    }
 
     #[test]
     fn names_lead_back_to_their_types() {
@@ -283,10 +126,10 @@ mod tests {
 
     #[test]
     fn grain_is_the_gap_above_one() {
-        let next = |dtype, bytes: &[u8]| {
-            let mut decoded = Decoded::default();
-            decoded.append(dtype, bytes);
-            f64::from(decoded.values[0]) - 1.0
+        let next = |dtype: Dtype, bytes: &[u8]| {
+            let mut value = [0.0];
+            dtype.decode(bytes, 1.0, &mut value);
+            f64::from(value[0]) - 1.0
         };
         assert_eq!(Dtype::F32.storage_eps(), Some(f64::from(f32::EPSILON)));
         assert_eq!(Dtype::F64.storage_eps(), Some(f64::EPSILON));

@@ -1,7 +1,6 @@
 //! From a place in a file to values in memory.
 
-use super::dtype::Decoded;
-use super::source::{self, SourceError, Span, Stretch};
+use super::source::{self, SourceError};
 use super::{Manifest, ReadError, SourceFile, TensorInfo};
 
 /// The values of one tensor.
@@ -37,7 +36,7 @@ impl SourceFile {
         source::expect(&self.path, &self.identity).map_err(|error| self.read_error(error))
     }
 
-    fn read_error(&self, error: SourceError) -> ReadError {
+    pub(super) fn read_error(&self, error: SourceError) -> ReadError {
         let path = self.path.clone();
         match error {
             SourceError::Gone => ReadError::Vanished { path },
@@ -71,38 +70,7 @@ impl Manifest {
         tensor: &TensorInfo,
         pause: &mut dyn FnMut(u64),
     ) -> Result<Tensor, ReadError> {
-        self.read_in_stretches(tensor, Stretch::default(), pause)
-    }
-
-    fn read_in_stretches(
-        &self,
-        tensor: &TensorInfo,
-        stretch: Stretch,
-        pause: &mut dyn FnMut(u64),
-    ) -> Result<Tensor, ReadError> {
-        let TensorInfo { name, dtype, offset, n_bytes, .. } = tensor;
-        if !dtype.is_float() {
-            return Err(ReadError::NotFloat { name: name.clone(), dtype: *dtype });
-        }
-        let foreign = || ReadError::Foreign { name: name.clone() };
-        let file = self.files.get(tensor.file).ok_or_else(foreign)?;
-        let n_elements = tensor.n_elements();
-        let expected = (n_elements as u64).checked_mul(dtype.bits() / 8);
-        let end = offset.checked_add(*n_bytes);
-        if expected != Some(*n_bytes) || end.is_none_or(|end| end > file.identity.size) {
-            return Err(foreign());
-        }
-        let mut decoded = Decoded::with_room_for(n_elements)
-            .ok_or_else(|| ReadError::TooLarge { name: name.clone(), n_elements })?;
-        let span =
-            Span { path: &file.path, identity: &file.identity, offset: *offset, n_bytes: *n_bytes };
-        source::read_span(span, stretch, &mut |bytes| decoded.append(*dtype, bytes), pause)
-            .map_err(|error| file.read_error(error))?;
-        if *n_bytes == 0 {
-            file.unchanged()?;
-        }
-        let Decoded { values, nan, inf, overflow, .. } = decoded;
-        Ok(Tensor { shape: tensor.shape.clone(), values, nan, inf, overflow })
+        self.reader(tensor)?.values(pause)
     }
 
     /// A second look: whether every file of the checkpoint (weights, index, records) is by its path
@@ -126,99 +94,5 @@ impl Manifest {
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.files.iter().fold(0, |n, file| n.saturating_add(file.identity.size))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::Path;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::checkpoint::open;
-
-    /// What happens to a file while it is read.
-    type Act<'a> = &'a dyn Fn(&Path);
-
-    const N: usize = 4096;
-    const SMALL: Stretch = Stretch { n_bytes: 1024, longest: Duration::from_mins(1) };
-
-    fn bytes(seed: u16) -> Vec<u8> {
-        let json =
-            format!(r#"{{"w":{{"dtype":"F32","shape":[{N}],"data_offsets":[0,{}]}}}}"#, 4 * N);
-        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(json.as_bytes());
-        bytes.extend((0..4096_u16).flat_map(|i| f32::from(i ^ seed).to_le_bytes()));
-        bytes
-    }
-
-    /// Reads in 16 stretches; `act` is done in the pause after the third.
-    fn read(act: impl Fn(&Path)) -> (Result<Tensor, ReadError>, usize) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("model.safetensors");
-        fs::write(&path, bytes(0)).unwrap();
-        let manifest = open(&path).unwrap();
-        let mut n_pauses = 0;
-        let mut pause = |n_bytes| {
-            assert_eq!(n_bytes, 1024);
-            assert!(!is_held(&path), "a descriptor is held in a pause");
-            n_pauses += 1;
-            if n_pauses == 3 {
-                act(&path);
-            }
-        };
-        let result = manifest.read_in_stretches(&manifest.tensors[0], SMALL, &mut pause);
-        assert!(!is_held(&path), "a descriptor is held after reading");
-        (result, n_pauses)
-    }
-
-    fn is_held(path: &Path) -> bool {
-        let leads_there =
-            |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(path));
-        fs::read_dir("/proc/self/fd").unwrap().flatten().any(leads_there)
-    }
-
-    #[test]
-    fn stretches_join_without_seam_and_hold_nothing() {
-        let (result, n_pauses) = read(|_| {});
-        let tensor = result.unwrap();
-        assert_eq!(n_pauses, 16);
-        assert!(tensor.values.iter().copied().eq((0..4096_u16).map(f32::from)));
-        assert_eq!((tensor.nan, tensor.inf, tensor.overflow), (0, 0, 0));
-    }
-
-    #[test]
-    fn what_is_read_of_two_files_is_discarded() {
-        let cases: [(&str, Act); 5] = [
-            ("replaced", &|path| {
-                let fresh = path.with_extension("tmp");
-                fs::write(&fresh, bytes(1)).unwrap();
-                fs::rename(fresh, path).unwrap();
-            }),
-            ("rewritten", &|path| {
-                fs::write(path, bytes(1)).unwrap();
-                // The clock of a file system can stand still for some milliseconds.
-                let file = fs::File::options().write(true).open(path).unwrap();
-                file.set_modified(std::time::UNIX_EPOCH).unwrap();
-            }),
-            ("appended", &|path| fs::write(path, [bytes(0), vec![0]].concat()).unwrap()),
-            ("truncated", &|path| fs::write(path, []).unwrap()),
-            ("a directory now", &|path| {
-                fs::remove_file(path).unwrap();
-                fs::create_dir(path).unwrap();
-            }),
-        ];
-        for (name, act) in cases {
-            let (result, n_pauses) = read(act);
-            assert!(matches!(result, Err(ReadError::Changed { .. })), "{name}: {result:?}");
-            assert_eq!(n_pauses, 3, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_deleted_file_is_let_go() {
-        let (result, _) = read(|path| fs::remove_file(path).unwrap());
-        assert!(matches!(result, Err(ReadError::Vanished { .. })), "{result:?}");
     }
 }
