@@ -22,6 +22,7 @@ mod overlap;
 mod pair;
 mod probes;
 mod ridge;
+mod sketch;
 mod spectrum;
 #[cfg(test)]
 mod testing;
@@ -38,6 +39,7 @@ pub use overlap::{Overlap, overlaps, usable_ks};
 pub use pair::PairMatrices;
 pub use probes::{GramStderr, PROBES};
 pub use ridge::{SLOPE_POINTS_LIMIT, Slope, ridge_rate_ratio, theil_sen};
+pub use sketch::Sketch;
 pub use spectrum::{Side, Spectrum, SpectrumError, THIN_SVD_LIMIT, TIE_TOLERANCE};
 
 /// The input holds a NaN or an infinity, so nothing can be measured of it.
