@@ -32,6 +32,12 @@ pub(crate) fn measure(checkpoint: &Path) -> Result<(), Error> {
     bytes(checkpoint)
 }
 
+/// The rates that floors are made of.
+pub(crate) fn rates(checkpoint: &Path) -> Result<(), Error> {
+    square::<f32>("gemm f32", 2048, &mut ChaCha8Rng::seed_from_u64(1))?;
+    bytes(checkpoint)
+}
+
 /// Median CPU-seconds of a kernel.
 fn median(mut kernel: impl FnMut()) -> f64 {
     kernel();

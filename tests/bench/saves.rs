@@ -3,7 +3,8 @@
 //!
 //! `saves save CHECKPOINT...` analyses the checkpoints in order in one process, each compared with
 //! the one before, at default settings. `saves kernels CHECKPOINT` measures dense products,
-//! decompositions, and the reading and hashing of that checkpoint.
+//! decompositions, and the reading and hashing of that checkpoint; `saves rates CHECKPOINT` those
+//! alone that floors are made of.
 
 mod clock;
 mod kernels;
@@ -28,7 +29,8 @@ fn main() -> ExitCode {
     let done = match args.split_first() {
         Some((command, paths)) if command == "save" && !paths.is_empty() => save(paths),
         Some((command, [path])) if command == "kernels" => kernels::measure(Path::new(path)),
-        _ => Err("usage: saves save CHECKPOINT... | saves kernels CHECKPOINT".into()),
+        Some((command, [path])) if command == "rates" => kernels::rates(Path::new(path)),
+        _ => Err("usage: saves save CHECKPOINT... | saves kernels|rates CHECKPOINT".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
