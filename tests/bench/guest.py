@@ -3,8 +3,9 @@
 
     guest.py --program WEIGHTVANE --checkpoints DIR [--pairs N] [--seconds S]
 
-The trainer is a loop of numpy matrix products on all cores. Its rounds a second are measured with and
-without the daemon (default settings, loopback, its own state directory), in turn and in turning order.
+The trainer is a loop of numpy matrix products on all cores. Its rounds a second are measured in turn
+without and with the daemon (default settings, loopback, its own state directory); a run beside it is
+compared with the mean of the two around it, and `noise` is how far those two differ (median).
 The daemon gets more saves than it can analyse (hard links of DIR/checkpoint-100 and -200, renamed into
 place); a pair counts only if an analysis was under way from the beginning of the run to its end.
 """
@@ -143,22 +144,24 @@ def main():
         parser.error("--program and --checkpoints are needed")
     trainer = Trainer()
     trainer.run(2)  # threads started, clocks up
-    slowdowns, shares, tries = [], [], 0
+    slowdowns, noise, shares, tries = [], [], [], 0
+    before = trainer.run(args.seconds)
     while len(slowdowns) < args.pairs and tries < 2 * args.pairs:
         tries += 1
-        alone = trainer.run(args.seconds) if tries % 2 else None
         watched = beside(args, trainer)
-        alone = alone or trainer.run(args.seconds)
+        after = trainer.run(args.seconds)
         if watched:
-            slowdowns.append(1 - watched[0] / alone)
+            slowdowns.append(1 - 2 * watched[0] / (before + after))
+            noise.append(abs(1 - after / before))
             shares.append(watched[1])
-            say(f"  pair {len(slowdowns)}: {alone:.3f} rounds a second alone, {watched[0]:.3f} beside the daemon, "
+            say(f"  pair {len(slowdowns)}: rounds a second {before:.3f} before, {watched[0]:.3f} beside the daemon, {after:.3f} after, "
                 f"{100 * slowdowns[-1]:+.2f} %, daemon's share {100 * shares[-1]:.2f} %")
+        before = after
     trainer.end()
     if len(slowdowns) < args.pairs:
         sys.exit("guest.py: the daemon ran out of saves too often")
     print(json.dumps({"pairs": len(slowdowns), "slowdown": median(slowdowns), "least": min(slowdowns),
-                      "most": max(slowdowns), "share": median(shares)}))
+                      "most": max(slowdowns), "noise": median(noise), "share": median(shares)}))
 
 
 if __name__ == "__main__":
