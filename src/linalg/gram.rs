@@ -1,10 +1,10 @@
 //! Commutator, Gram cosines and balancedness gap of a pair.
 
-use super::LinalgError;
 use super::dense::{pow2, ratio, real};
 use super::moments::{Moments, Ratios, explicit, small_side};
-use super::pair::{PairMatrices, Prepared, norm};
-use super::probes::{self, GramStderr};
+use super::pair::{Known, PairMatrices, PairOperators, Prepared, norm};
+use super::probes::{self, Basis, GramStderr, Grams, leading_space};
+use super::{Block, LinalgError, Linear, Side};
 
 /// Largest side of a Gram that is formed (128 MiB of `f64`).
 pub const GRAM_LIMIT: usize = 4096;
@@ -72,15 +72,15 @@ enum Route {
 }
 
 /// Statistics of a pair. Exact while m ≤ [`GRAM_LIMIT`] or max(n, p) ≤ [`GRAM_LIMIT`]; beyond,
-/// estimated from [`super::PROBES`] fixed random probes, with standard errors.
+/// estimated from products as by [`estimate_gram_stats`], with standard errors.
 ///
 /// # Errors
 /// [`LinalgError::NotFinite`] for a NaN or an infinity, [`LinalgError::Shape`] where writer rows,
 /// reader columns and bias lengths do not agree.
 pub fn gram_stats(pair: &PairMatrices<'_>) -> Result<GramStats, LinalgError> {
     let prepared = Prepared::new(pair)?;
-    let route = route(prepared.dim(), prepared.writer.rows(), prepared.reader.rows());
-    Ok(stats_by(route, &prepared))
+    let route = route(prepared.known.dim(), prepared.writer.rows(), prepared.reader.rows());
+    stats_by(route, &prepared)
 }
 
 /// The cheaper exact route, the explicit one unless the other is much cheaper.
@@ -97,31 +97,71 @@ fn route(m: usize, n: usize, p: usize) -> Route {
     }
 }
 
-fn stats_by(route: Route, pair: &Prepared<'_>) -> GramStats {
+fn stats_by(route: Route, pair: &Prepared<'_>) -> Result<GramStats, LinalgError> {
     match route {
-        Route::Explicit => unscaled(pair, &explicit(pair), GramStderr::default()),
+        Route::Explicit => Ok(unscaled(&pair.known, &explicit(pair), GramStderr::default())),
         Route::SmallSide => {
             let (moments, resolved) = small_side(pair);
-            if !resolved && pair.dim() <= GRAM_LIMIT {
+            if !resolved && pair.known.dim() <= GRAM_LIMIT {
                 return stats_by(Route::Explicit, pair);
             }
-            unscaled(pair, &moments, GramStderr::default())
+            Ok(unscaled(&pair.known, &moments, GramStderr::default()))
         }
         Route::Probes => {
-            let samples = probes::sample(pair);
-            let mean = probes::mean(pair, &samples);
-            let stderr = probes::jackknife(pair, &samples);
-            unscaled(pair, &mean, stderr)
+            let block = |source| vec![Block { source, transposed: false }];
+            let reader = Linear::new(block(&pair.reader), None, pair.reader.exponent)?;
+            let writer = Linear::new(block(&pair.writer), None, pair.writer.exponent)?;
+            let grams = Grams {
+                reader: (&reader, Side::Right),
+                writer: (&writer, Side::Right),
+                known: &pair.known,
+            };
+            let [reader, writer] = grams.leading()?;
+            estimated(&grams, &Basis::new(&writer, &reader))
         }
     }
 }
 
-/// Everything said of a pair, in the units of the input.
+/// Statistics of a pair from products alone, without a Gram or a copy of a matrix: four
+/// applications of both Grams to 2·[`DEFLATED`](super::DEFLATED) + [`PROBES`](super::PROBES)
+/// vectors, which is `8·(2·DEFLATED + PROBES)` floating-point operations an element of the pair.
+///
+/// Hutch++ (Meyer, Musco, Musco & Woodruff 2021) with its sketch taken from the leading singular
+/// vectors: on that space everything is exact, of the rest it is estimated from random vectors that are the same
+/// in every call, so that the error moves smoothly with the weights and differences between saves
+/// are sharper than [`GramStats::stderr`] says of each. Diagonals, traces and what follows from
+/// them are exact.
+///
+/// # Errors
+/// [`LinalgError::Shape`] where sizes do not agree, [`LinalgError::NotFinite`] for a NaN or an
+/// infinity in a bias, a leading vector or a product, [`LinalgError::Unread`].
+pub fn estimate_gram_stats(pair: &PairOperators<'_>) -> Result<GramStats, LinalgError> {
+    let known = Known::of_operators(pair)?;
+    let grams = Grams {
+        reader: (pair.reader, Side::Right),
+        writer: (pair.writer, Side::Left),
+        known: &known,
+    };
+    let leading = |vectors, values, linear: &Linear<'_>| {
+        leading_space(vectors, values, linear.rows().min(linear.cols()))
+    };
+    let writer = leading(pair.writer_leading, pair.writer_values, pair.writer)?;
+    let reader = leading(pair.reader_leading, pair.reader_values, pair.reader)?;
+    estimated(&grams, &Basis::new(&writer, &reader))
+}
+
+fn estimated(grams: &Grams<'_>, basis: &Basis) -> Result<GramStats, LinalgError> {
+    let samples = probes::sample(grams, basis)?;
+    let stderr = probes::jackknife(grams.known, &samples);
+    Ok(unscaled(grams.known, &probes::mean(&samples), stderr))
+}
+
 fn anisotropy(traceless_squared: f64, squared: f64) -> f64 {
     if squared > 0.0 { (traceless_squared / squared).sqrt() } else { 0.0 }
 }
 
-fn unscaled(pair: &Prepared<'_>, moments: &Moments, stderr: GramStderr) -> GramStats {
+/// Everything said of a pair, in the units of the input.
+fn unscaled(pair: &Known, moments: &Moments, stderr: GramStderr) -> GramStats {
     let ratios = Ratios::new(pair, moments);
     let unit = pow2(2 * pair.exponent);
     let diagonal = norm(&pair.diagonal_gap(false));
@@ -132,9 +172,9 @@ fn unscaled(pair: &Prepared<'_>, moments: &Moments, stderr: GramStderr) -> GramS
     });
     let diagonals =
         pair.unit_a * norm(&pair.reader_diagonal) + pair.unit_b * norm(&pair.writer_diagonal);
-    let commutator_unit = pow2(2 * (pair.reader.exponent + pair.writer.exponent));
+    let commutator_unit = pow2(2 * (pair.reader_exponent + pair.writer_exponent));
     let trace_ratio = ratio(pair.trace_a, pair.trace_b).filter(|r| *r > 0.0);
-    let scale = f64::from(pair.reader.exponent - pair.writer.exponent);
+    let scale = f64::from(pair.reader_exponent - pair.writer_exponent);
     GramStats {
         dim: pair.dim(),
         reader_anisotropy: anisotropy(moments.aa_traceless, moments.aa),

@@ -5,15 +5,11 @@ use std::f64::consts::SQRT_2;
 use faer::Mat;
 
 use super::dense::{inner, mul, ratio, real};
-use super::pair::Prepared;
+use super::pair::{Known, Prepared};
 
 /// Below this fraction of what was subtracted, a difference of traces has lost ten digits of
 /// sixteen and the explicit Grams are used instead.
 const CANCELLED: f64 = 1e-10;
-
-/// ‖A₀‖²‖B₀‖² must exceed this fraction of ‖A‖²‖B‖²; below, one Gram is a multiple of the identity
-/// up to rounding and has no orientation.
-const ISOTROPIC: f64 = 1e-28;
 
 /// Columns of the commutator formed at a time.
 pub(super) const BLOCK: usize = 512;
@@ -52,17 +48,17 @@ pub(super) struct Ratios {
 }
 
 impl Ratios {
-    pub(super) fn new(pair: &Prepared<'_>, s: &Moments) -> Self {
+    pub(super) fn new(pair: &Known, s: &Moments) -> Self {
         let m = real(pair.dim());
         let (a, b) = (s.aa.sqrt(), s.bb.sqrt());
         let traceless = s.aa_traceless * s.bb_traceless;
-        let oriented = m > 1.0 && traceless > ISOTROPIC * s.aa * s.bb;
+        let oriented = m > 1.0 && traceless > pair.isotropic * s.aa * s.bb;
         let chance = 2.0 * m * traceless / ((m - 1.0) * (m + 2.0));
         let centred = s.ab - pair.trace_a * pair.trace_b / m;
         let (unit_a, unit_b) = pair.shape_units();
         Self {
             commutator: ratio(SQRT_2 * s.commutator.sqrt(), a * b).map(|x| x.min(1.0)),
-            commutator_vs_chance: (oriented && chance > ISOTROPIC * s.aa * s.bb)
+            commutator_vs_chance: (oriented && chance > pair.isotropic * s.aa * s.bb)
                 .then(|| s.commutator / chance),
             gram_cosine: ratio(s.ab, a * b).map(|x| x.clamp(0.0, 1.0)),
             gram_correlation: oriented.then(|| (centred / traceless.sqrt()).clamp(-1.0, 1.0)),
@@ -76,18 +72,19 @@ impl Ratios {
 
 /// Moments from the explicit Grams.
 pub(super) fn explicit(pair: &Prepared<'_>) -> Moments {
+    let known = &pair.known;
     let a = pair.reader.gram();
     let b = pair.writer.gram();
-    let (shape_a, shape_b) = pair.shape_units();
+    let (shape_a, shape_b) = known.shape_units();
     let (mut gap, mut shape, mut law) = (0.0, 0.0, 0.0);
-    for j in 0..pair.dim() {
-        for i in 0..pair.dim() {
+    for j in 0..known.dim() {
+        for i in 0..known.dim() {
             let (x, y) = (a[(i, j)], b[(i, j)]);
-            let difference = pair.unit_a * x - pair.unit_b * y;
+            let difference = known.unit_a * x - known.unit_b * y;
             gap += difference * difference;
             shape += (shape_a * x - shape_b * y).powi(2);
             let outer = |bias: &[Vec<f64>]| bias.iter().map(|v| v[i] * v[j]).sum::<f64>();
-            law += (difference + outer(&pair.reader_bias) - outer(&pair.writer_bias)).powi(2);
+            law += (difference + outer(&known.reader_bias) - outer(&known.writer_bias)).powi(2);
         }
     }
     Moments {
@@ -133,7 +130,8 @@ fn traceless_squared(a: &Mat<f64>) -> f64 {
 /// Moments from the Grams of the outer sides, and whether no difference of traces cancelled:
 /// `‖AB‖² = ⟨W2W2ᵀX, XW1ᵀW1⟩` and `tr(ABAB) = ‖XXᵀ‖²` with `X = W2W1`.
 pub(super) fn small_side(pair: &Prepared<'_>) -> (Moments, bool) {
-    let m = real(pair.dim().max(1));
+    let known = &pair.known;
+    let m = real(known.dim().max(1));
     let g1 = pair.writer.transpose().gram();
     let g2 = pair.reader.transpose().gram();
     let x = pair.reader.transpose().transposed_times(&pair.writer.transpose());
@@ -149,12 +147,12 @@ pub(super) fn small_side(pair: &Prepared<'_>) -> (Moments, bool) {
         let parts = ua * ua * aa + ub * ub * bb;
         ((parts - 2.0 * ua * ub * ab).max(0.0), parts)
     };
-    let (shape_a, shape_b) = pair.shape_units();
-    let (gap, gap_parts) = difference(pair.unit_a, pair.unit_b);
+    let (shape_a, shape_b) = known.shape_units();
+    let (gap, gap_parts) = difference(known.unit_a, known.unit_b);
     let (shape, shape_parts) = difference(shape_a, shape_b);
     let commutator = (2.0 * (product - mixed)).max(0.0);
-    let aa_traceless = (aa - pair.trace_a * pair.trace_a / m).max(0.0);
-    let bb_traceless = (bb - pair.trace_b * pair.trace_b / m).max(0.0);
+    let aa_traceless = (aa - known.trace_a * known.trace_a / m).max(0.0);
+    let bb_traceless = (bb - known.trace_b * known.trace_b / m).max(0.0);
     let law = (gap + pair.bias_terms()).max(0.0);
     let resolved = [
         (commutator, product),

@@ -1,19 +1,43 @@
-//! The moments of a pair too large for any Gram, estimated from random probes (Hutchinson 1990).
+//! The moments of a pair from a few products: exact on the leading singular vectors, estimated from
+//! random probes on the rest (Hutch++: Meyer, Musco, Musco & Woodruff 2021).
 
-use faer::Mat;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par, Scale};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::dense::real;
+use super::dense::{all_finite, inner, mul, real};
 use super::moments::{Moments, Ratios};
-use super::pair::Prepared;
+use super::pair::Known;
+use super::{LinalgError, Linear, NotFinite, Side};
 
-/// Rademacher probes of an estimated pair: the relative standard deviation of ‖AB − BA‖ is then at
-/// most 1/(2√64) = 6 %.
-pub const PROBES: usize = 64;
+/// Rademacher probes of an estimated pair.
+pub const PROBES: usize = 16;
+
+/// Dimension of the leading space of each side on which an estimated pair is exact.
+pub const DEFLATED: usize = 8;
 
 /// The same probes at every save, so that the estimation error moves smoothly with the weights.
 const SEED: u64 = 0x70_72_6f_62_65;
+
+/// The probes must not depend on the space they are projected out of.
+const PROBE_STREAM: u64 = 0;
+const SKETCH_STREAM: u64 = 1;
+
+/// Random vectors are drawn into the leading space with the squares of the eigenvalues that stand
+/// out: the second power of a subspace iteration.
+const POWER: i32 = 2;
+
+/// Leading eigenvalues stand out if the first exceeds the first unknown one by this fraction of
+/// itself. Below, the vectors turn with the smallest change of the weights and are no use.
+const STANDS_OUT: f64 = 0.5;
+
+/// A vector that keeps less than this of its length off the basis so far is in it already: what is
+/// left of it is rounding, which would be another direction at every save.
+const IN_SPAN: f64 = 1e-3;
+
+/// The same where no `f32` is involved.
+const ROUNDING: f64 = 1e-9;
 
 /// Jackknife standard errors of estimated statistics; `None` where exact or undefined.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -36,88 +60,250 @@ pub struct GramStderr {
     pub gap_shape: Option<f64>,
 }
 
-/// What each probe gives, as [`Moments`] whose means estimate the pair's.
-pub(super) fn sample(pair: &Prepared<'_>) -> Vec<Moments> {
-    let m = pair.dim();
-    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-    let z = Mat::from_fn(m, PROBES, |_, _| if rng.random::<bool>() { 1.0 } else { -1.0 });
-    let az = pair.reader.normal_times(z.as_ref());
-    let bz = pair.writer.normal_times(z.as_ref());
-    // Vectors are subtracted, not traces, so nearly commuting Grams keep their digits.
-    let commuted = pair.reader.normal_times(bz.as_ref()) - pair.writer.normal_times(az.as_ref());
-    // The traces are known, so only the traceless parts are left to chance.
-    let m = real(m.max(1));
-    let a0 = az - &z * faer::Scale(pair.trace_a / m);
-    let b0 = bz - &z * faer::Scale(pair.trace_b / m);
-    let (shape_a, shape_b) = pair.shape_units();
-    (0..PROBES)
-        .map(|i| {
-            let (a, b) = (a0.col(i), b0.col(i));
-            let difference = |ua: f64, ub: f64| {
-                let traces = ua * pair.trace_a - ub * pair.trace_b;
-                let traceless =
-                    a.iter().zip(b.iter()).map(|(x, y)| (ua * x - ub * y).powi(2)).sum::<f64>();
-                traceless + traces * traces / m
-            };
-            let (aa, bb) = (a.squared_norm_l2(), b.squared_norm_l2());
-            let ab = a.iter().zip(b.iter()).map(|(x, y)| x * y).sum::<f64>();
-            Moments {
-                commutator: commuted.col(i).squared_norm_l2(),
-                aa: aa + pair.trace_a * pair.trace_a / m,
-                bb: bb + pair.trace_b * pair.trace_b / m,
-                aa_traceless: aa,
-                bb_traceless: bb,
-                ab: ab + pair.trace_a * pair.trace_b / m,
-                gap: difference(pair.unit_a, pair.unit_b),
-                shape: difference(shape_a, shape_b),
-                law: 0.0,
-            }
-        })
-        .collect()
+/// Both Grams as operators; the side of each is the one the pair shares.
+pub(super) struct Grams<'a> {
+    pub(super) reader: (&'a Linear<'a>, Side),
+    pub(super) writer: (&'a Linear<'a>, Side),
+    pub(super) known: &'a Known,
 }
 
-/// Mean over the samples, with the law's bias terms, which are exact.
-pub(super) fn mean(pair: &Prepared<'_>, samples: &[Moments]) -> Moments {
-    let moments = means(samples, None);
-    Moments { law: (moments.gap + pair.bias_terms()).max(0.0), ..moments }
+impl Grams<'_> {
+    fn a_times(&self, x: &Mat<f32>) -> Result<Mat<f32>, LinalgError> {
+        self.reader.0.gram_times(self.reader.1, x.as_ref())
+    }
+
+    fn b_times(&self, x: &Mat<f32>) -> Result<Mat<f32>, LinalgError> {
+        self.writer.0.gram_times(self.writer.1, x.as_ref())
+    }
+
+    /// The leading spaces of reader and writer, for who knows no vectors: two steps of a subspace
+    /// iteration from fixed random vectors.
+    pub(super) fn leading(&self) -> Result<[Mat<f64>; 2], LinalgError> {
+        let start = narrow(&signs(self.known.dim(), DEFLATED, SKETCH_STREAM));
+        let basis = |x: &Mat<f32>| orthonormal([&wide(x)], IN_SPAN);
+        let a = basis(&self.a_times(&start)?);
+        let b = basis(&self.b_times(&start)?);
+        Ok([basis(&self.a_times(&narrow(&a))?), basis(&self.b_times(&narrow(&b))?)])
+    }
+}
+
+/// A basis of at most [`DEFLATED`] dimensions of the space of leading singular vectors (m × b, with
+/// as many values as known of `n_values` there are).
+///
+/// The first eight vectors would do, but the eighth may change places with the ninth, and equal
+/// values leave the vectors arbitrary: the estimation error would jump from save to save. Fixed
+/// random vectors drawn into the space of all of them turn smoothly.
+pub(super) fn leading_space(
+    vectors: MatRef<'_, f32>,
+    values: &[f64],
+    n_values: usize,
+) -> Result<Mat<f64>, LinalgError> {
+    let b = vectors.ncols().min(values.len());
+    let vectors = wide(&vectors.subcols(0, b).to_owned());
+    if !all_finite(vectors.as_ref()) || values.iter().any(|s| !s.is_finite()) {
+        return Err(NotFinite.into());
+    }
+    let Some(first) = values.first().filter(|s| **s > 0.0) else {
+        return Ok(Mat::zeros(vectors.nrows(), 0));
+    };
+    let next = if b < n_values { values.get(b).or(values.last()) } else { None };
+    let cut = next.map_or(0.0, |s| (s / first).powi(2));
+    if 1.0 - cut < STANDS_OUT {
+        return Ok(Mat::zeros(vectors.nrows(), 0));
+    }
+    let weight = |i: usize| ((values[i] / first).powi(2) - cut).max(0.0).powi(POWER);
+    let mut drawn =
+        mul(vectors.transpose(), signs(vectors.nrows(), DEFLATED, SKETCH_STREAM).as_ref());
+    for j in 0..drawn.ncols() {
+        for i in 0..b {
+            drawn[(i, j)] *= weight(i);
+        }
+    }
+    Ok(mul(vectors.as_ref(), orthonormal([&drawn], ROUNDING).as_ref()))
+}
+
+/// Orthonormal basis of all columns, of as many as keep `least` of their length off those before.
+fn orthonormal<const N: usize>(parts: [&Mat<f64>; N], least: f64) -> Mat<f64> {
+    let m = parts[0].nrows();
+    let mut q = Mat::<f64>::zeros(m, 0);
+    for column in parts.iter().flat_map(|p| p.col_iter()) {
+        let mut v = column.as_mat().to_owned();
+        let length = v.norm_l2();
+        // Twice is enough (Giraud et al. 2005).
+        project_out(&q, &mut v);
+        project_out(&q, &mut v);
+        let left = v.norm_l2();
+        if left > least * length {
+            q.resize_with(m, q.ncols() + 1, |i, _| v[(i, 0)] / left);
+        }
+    }
+    q
+}
+
+/// What the products are made with: an orthonormal Q (m × q) and probes Z (m × s) orthogonal to it,
+/// whose mean of zzᵀ is the projector I − QQᵀ.
+pub(super) struct Basis {
+    q: Mat<f64>,
+    z: Mat<f64>,
+    /// `[Q, Z]`.
+    both: Mat<f32>,
+}
+
+impl Basis {
+    /// From the leading spaces of both sides.
+    pub(super) fn new(writer: &Mat<f64>, reader: &Mat<f64>) -> Self {
+        let q = orthonormal([writer, reader], IN_SPAN);
+        let mut z = signs(q.nrows(), PROBES, PROBE_STREAM);
+        project_out(&q, &mut z);
+        let mut both = Mat::zeros(q.nrows(), q.ncols() + PROBES);
+        both.as_mut().subcols_mut(0, q.ncols()).copy_from(narrow(&q));
+        both.as_mut().subcols_mut(q.ncols(), PROBES).copy_from(narrow(&z));
+        Self { q, z, both }
+    }
+
+    /// Dimension of the space left to the probes.
+    fn rest(&self) -> f64 {
+        real(self.q.nrows() - self.q.ncols())
+    }
+}
+
+/// A symmetric or skew matrix M without its trace, known by `MQ` and `MZ`.
+#[derive(Clone)]
+struct Split {
+    /// `MQ`, m × q.
+    on_basis: Mat<f64>,
+    /// `QᵀMQ`.
+    within: Mat<f64>,
+    /// `(P M P − c P) Z` with P = I − QQᵀ and c such that the trace vanishes.
+    on_probes: Mat<f64>,
+    /// tr(P M P).
+    trace: f64,
+}
+
+impl Split {
+    /// From `M·[Q, Z]` and tr M, which is subtracted.
+    fn new(basis: &Basis, product: &Mat<f64>, trace: f64) -> Self {
+        let n = basis.q.ncols();
+        let mean = trace / real(basis.q.nrows().max(1));
+        let on_basis = product.as_ref().subcols(0, n) - &basis.q * Scale(mean);
+        let mut on_probes = product.as_ref().subcols(n, PROBES).to_owned();
+        project_out(&basis.q, &mut on_probes);
+        let within = mul(basis.q.transpose(), on_basis.as_ref());
+        let inside: f64 = (0..n).map(|i| within[(i, i)]).sum();
+        let c = mean - if basis.rest() > 0.0 { inside / basis.rest() } else { 0.0 };
+        on_probes -= &basis.z * Scale(c);
+        Self { on_basis, within, on_probes, trace: -inside }
+    }
+
+    /// `a·self + b·other`.
+    fn combined(&self, a: f64, other: &Self, b: f64) -> Self {
+        let sum = |x: &Mat<f64>, y: &Mat<f64>| x * Scale(a) + y * Scale(b);
+        Self {
+            on_basis: sum(&self.on_basis, &other.on_basis),
+            within: sum(&self.within, &other.within),
+            on_probes: sum(&self.on_probes, &other.on_probes),
+            trace: a * self.trace + b * other.trace,
+        }
+    }
+
+    /// ⟨M, N⟩, by each probe. Of `M = QQᵀM + PMQQᵀ + PMP` the first two terms are known, M being
+    /// symmetric or skew, and only ⟨PMP, PNP⟩ is left to chance.
+    fn inner(&self, other: &Self, rest: f64) -> [f64; PROBES] {
+        let entries = |x: &Mat<f64>, y: &Mat<f64>| inner(x.as_ref(), y.as_ref());
+        let traces = if rest > 0.0 { self.trace * other.trace / rest } else { 0.0 };
+        let known = 2.0 * entries(&self.on_basis, &other.on_basis)
+            - entries(&self.within, &other.within)
+            + traces;
+        std::array::from_fn(|i| {
+            let (x, y) = (self.on_probes.col(i), other.on_probes.col(i));
+            known + x.iter().zip(y.iter()).map(|(x, y)| x * y).sum::<f64>()
+        })
+    }
+}
+
+/// What each probe gives, as [`Moments`] whose means estimate the pair's.
+pub(super) fn sample(grams: &Grams<'_>, basis: &Basis) -> Result<Vec<Moments>, LinalgError> {
+    let known = grams.known;
+    let (ax, bx) = (grams.a_times(&basis.both)?, grams.b_times(&basis.both)?);
+    // Vectors are subtracted, not traces, so nearly commuting Grams keep their digits.
+    let commuted = wide(&grams.a_times(&bx)?) - wide(&grams.b_times(&ax)?);
+    if !all_finite(commuted.as_ref()) {
+        return Err(NotFinite.into());
+    }
+    let commuted = Split::new(basis, &commuted, 0.0);
+    let a = Split::new(basis, &wide(&ax), known.trace_a);
+    let b = Split::new(basis, &wide(&bx), known.trace_b);
+    let gap = a.combined(known.unit_a, &b, -known.unit_b);
+    let (shape_a, shape_b) = known.shape_units();
+    let shape = a.combined(shape_a, &b, -shape_b);
+    let (bias, bias_trace) = bias_terms(known, basis);
+    let law = gap.combined(1.0, &bias, 1.0);
+
+    let m = real(known.dim().max(1));
+    let rest = basis.rest();
+    let gap_trace = known.unit_a * known.trace_a - known.unit_b * known.trace_b;
+    let shape_trace = shape_a * known.trace_a - shape_b * known.trace_b;
+    let square = |x: &Split| x.inner(x, rest);
+    let (aa, bb, ab) = (square(&a), square(&b), a.inner(&b, rest));
+    let (commuted, gap, shape, law) =
+        (square(&commuted), square(&gap), square(&shape), square(&law));
+    let sample = |i: usize| Moments {
+        commutator: commuted[i],
+        aa: aa[i] + known.trace_a.powi(2) / m,
+        bb: bb[i] + known.trace_b.powi(2) / m,
+        aa_traceless: aa[i],
+        bb_traceless: bb[i],
+        ab: ab[i] + known.trace_a * known.trace_b / m,
+        gap: gap[i] + gap_trace.powi(2) / m,
+        shape: shape[i] + shape_trace.powi(2) / m,
+        law: law[i] + (gap_trace + bias_trace).powi(2) / m,
+    };
+    Ok((0..PROBES).map(sample).collect())
+}
+
+/// `b_r b_rᵀ − b_w b_wᵀ` in the common unit, and its trace.
+fn bias_terms(known: &Known, basis: &Basis) -> (Split, f64) {
+    let x = wide(&basis.both);
+    let mut product = Mat::zeros(x.nrows(), x.ncols());
+    let mut trace = 0.0;
+    for (sign, bias) in known.signed_biases() {
+        let column = MatRef::from_column_major_slice(bias, bias.len(), 1);
+        let along = mul(column.transpose(), x.as_ref());
+        matmul(&mut product, Accum::Add, column, &along, sign, Par::Seq);
+        trace += sign * column.squared_norm_l2();
+    }
+    (Split::new(basis, &product, trace), trace)
+}
+
+/// Mean over the samples.
+pub(super) fn mean(samples: &[Moments]) -> Moments {
+    means(samples, None)
 }
 
 /// Mean over the samples, optionally without one of them.
 fn means(samples: &[Moments], without: Option<usize>) -> Moments {
-    let mut sum = Moments::default();
     let kept = samples.iter().enumerate().filter(|(i, _)| Some(*i) != without).map(|(_, s)| s);
-    let mut n = 0;
-    for s in kept {
-        sum.commutator += s.commutator;
-        sum.aa += s.aa;
-        sum.bb += s.bb;
-        sum.aa_traceless += s.aa_traceless;
-        sum.bb_traceless += s.bb_traceless;
-        sum.ab += s.ab;
-        sum.gap += s.gap;
-        sum.shape += s.shape;
-        n += 1;
-    }
-    let n = real(n.max(1));
+    let n = real(kept.clone().count().max(1));
+    let mean = |value: fn(&Moments) -> f64| kept.clone().map(value).sum::<f64>() / n;
     Moments {
-        commutator: sum.commutator / n,
-        aa: sum.aa / n,
-        bb: sum.bb / n,
-        aa_traceless: sum.aa_traceless / n,
-        bb_traceless: sum.bb_traceless / n,
-        ab: sum.ab / n,
-        gap: sum.gap / n,
-        shape: sum.shape / n,
-        ..sum
+        commutator: mean(|s| s.commutator),
+        aa: mean(|s| s.aa),
+        bb: mean(|s| s.bb),
+        aa_traceless: mean(|s| s.aa_traceless),
+        bb_traceless: mean(|s| s.bb_traceless),
+        ab: mean(|s| s.ab),
+        gap: mean(|s| s.gap),
+        shape: mean(|s| s.shape),
+        law: mean(|s| s.law),
     }
 }
 
 /// Standard errors by leaving out one probe at a time (Efron & Tibshirani 1993).
-pub(super) fn jackknife(pair: &Prepared<'_>, samples: &[Moments]) -> GramStderr {
+pub(super) fn jackknife(known: &Known, samples: &[Moments]) -> GramStderr {
     let kept: Vec<(Ratios, f64)> = (0..samples.len())
         .map(|i| {
             let moments = means(samples, Some(i));
-            (Ratios::new(pair, &moments), pair.unscale_gap(moments.gap))
+            (Ratios::new(known, &moments), known.unscale_gap(moments.gap))
         })
         .collect();
     let error = |value: fn(&(Ratios, f64)) -> Option<f64>| -> Option<f64> {
@@ -137,3 +323,28 @@ pub(super) fn jackknife(pair: &Prepared<'_>, samples: &[Moments]) -> GramStderr 
         gap_shape: error(|(r, _)| r.gap_shape),
     }
 }
+
+/// A matrix of random signs, always the same.
+fn signs(rows: usize, cols: usize, stream: u64) -> Mat<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    rng.set_stream(stream);
+    Mat::from_fn(rows, cols, |_, _| if rng.random::<bool>() { 1.0 } else { -1.0 })
+}
+
+/// x ← (I − QQᵀ)x.
+fn project_out(q: &Mat<f64>, x: &mut Mat<f64>) {
+    let along = mul(q.transpose(), x.as_ref());
+    matmul(x, Accum::Add, q, &along, -1.0, Par::Seq);
+}
+
+fn wide(x: &Mat<f32>) -> Mat<f64> {
+    Mat::from_fn(x.nrows(), x.ncols(), |i, j| f64::from(x[(i, j)]))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "products take f32")]
+fn narrow(x: &Mat<f64>) -> Mat<f32> {
+    Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)] as f32)
+}
+
+#[cfg(test)]
+mod tests;

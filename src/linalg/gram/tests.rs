@@ -23,7 +23,7 @@ fn stats(writer: &Weights, reader: &Weights) -> GramStats {
 }
 
 fn by(route: Route, pair: &PairMatrices<'_>) -> GramStats {
-    stats_by(route, &Prepared::new(pair).unwrap())
+    stats_by(route, &Prepared::new(pair).unwrap()).unwrap()
 }
 
 /// Everything a joint rotation leaves alone.
@@ -268,7 +268,10 @@ fn probes_estimate_the_exact_statistics() {
         ] {
             let (found, expected, error) = (found.unwrap(), expected.unwrap(), error.unwrap());
             let off = (found - expected).abs();
-            assert!(off <= 5.0 * error + 1e-12, "{found} ± {error}, exact {expected}");
+            assert!(
+                off <= 5.0 * error + 1e-5 * expected.abs(),
+                "{found} ± {error}, exact {expected}"
+            );
         }
         assert!(probed.stderr.commutator.unwrap() < 0.3 * exact.commutator.unwrap());
         assert_close(probed.gap_diagonal, exact.gap_diagonal, 1e-12);
