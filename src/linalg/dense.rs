@@ -89,7 +89,6 @@ pub(super) fn add_squares(values: &[f32], sums: &mut [f64]) {
 pub(super) struct Scaled<'a> {
     w: MatRef<'a, f32>,
     pub(super) exponent: i32,
-    pub(super) is_zero: bool,
 }
 
 impl<'a> Scaled<'a> {
@@ -100,7 +99,7 @@ impl<'a> Scaled<'a> {
         for i in 0..along_rows.nrows() {
             max = max.max(max_abs(along_rows.row(i).iter())?);
         }
-        Ok(Self { w, exponent: exponent(max), is_zero: max == 0.0 })
+        Ok(Self { w, exponent: exponent(max) })
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -196,16 +195,6 @@ impl<'a> Scaled<'a> {
             let mut theirs = Mat::zeros(panel.nrows(), other.cols());
             fill(other.w.subrows(first, panel.nrows()), scale, &mut theirs);
             matmul(&mut product, Accum::Add, panel.transpose(), &theirs, 1.0, Par::Seq);
-        });
-        product
-    }
-
-    /// wᵀ(w·x) in one reading of w.
-    pub(super) fn normal_times(&self, x: MatRef<'_, f64>) -> Mat<f64> {
-        let mut product = Mat::zeros(self.cols(), x.ncols());
-        self.for_panels(PANEL_ROWS, |_, panel| {
-            let image = mul(panel, x);
-            matmul(&mut product, Accum::Add, panel.transpose(), &image, 1.0, Par::Seq);
         });
         product
     }

@@ -1,10 +1,12 @@
 //! Commutator, Gram cosines and balancedness gap of a pair.
 
+use faer::Mat;
+
 use super::dense::{pow2, ratio, real};
 use super::moments::{Moments, Ratios, explicit, small_side};
 use super::pair::{Known, PairMatrices, PairOperators, Prepared, norm};
 use super::probes::{self, Basis, GramStderr, Grams, leading_space};
-use super::{Block, LinalgError, Linear, Side};
+use super::{Block, LinalgError, Linear, Side, Spectrum};
 
 /// Largest side of a Gram that is formed (128 MiB of `f64`).
 pub const GRAM_LIMIT: usize = 4096;
@@ -83,6 +85,42 @@ pub fn gram_stats(pair: &PairMatrices<'_>) -> Result<GramStats, LinalgError> {
     stats_by(route, &prepared)
 }
 
+/// Statistics of a pair, and the spectra of its writer (left vectors) and reader (right vectors), for
+/// overlaps up to `k_max`; the Grams are formed once for both where the shared side is the smaller one
+/// of both matrices. `storage_eps` of writer and reader as for [`Spectrum::compute`].
+///
+/// # Errors
+/// As [`gram_stats`] and [`Spectrum::compute`].
+pub fn gram_stats_and_spectra(
+    pair: &PairMatrices<'_>,
+    k_max: usize,
+    storage_eps: [f64; 2],
+) -> Result<(GramStats, Spectrum, Spectrum), LinalgError> {
+    let prepared = Prepared::new(pair)?;
+    let (m, n, p) = (prepared.known.dim(), prepared.writer.rows(), prepared.reader.rows());
+    let [writer_eps, reader_eps] = storage_eps;
+    let compute_writer = || Spectrum::compute(pair.writer, Side::Left, k_max, writer_eps);
+    let compute_reader = || Spectrum::compute(pair.reader, Side::Right, k_max, reader_eps);
+    if m > n.min(p) || route(m, n, p) != Route::Explicit {
+        return Ok((stats_by(route(m, n, p), &prepared)?, compute_writer()?, compute_reader()?));
+    }
+    let (a, b) = (prepared.reader.gram(), prepared.writer.gram());
+    let moments = explicit(&prepared.known, &a, &b);
+    let stats = unscaled(&prepared.known, &moments, GramStderr::default());
+    let of = |gram: &Mat<f64>, exponent, shape, eps| {
+        Spectrum::of_gram(gram.as_ref(), exponent, shape, k_max, eps)
+    };
+    let writer = match of(&b, prepared.writer.exponent, (m, n), writer_eps)? {
+        Some(spectrum) => spectrum,
+        None => compute_writer()?,
+    };
+    let reader = match of(&a, prepared.reader.exponent, (p, m), reader_eps)? {
+        Some(spectrum) => spectrum,
+        None => compute_reader()?,
+    };
+    Ok((stats, writer, reader))
+}
+
 /// The cheaper exact route, the explicit one unless the other is much cheaper.
 fn route(m: usize, n: usize, p: usize) -> Route {
     let (mf, nf, pf) = (real(m), real(n), real(p));
@@ -99,7 +137,10 @@ fn route(m: usize, n: usize, p: usize) -> Route {
 
 fn stats_by(route: Route, pair: &Prepared<'_>) -> Result<GramStats, LinalgError> {
     match route {
-        Route::Explicit => Ok(unscaled(&pair.known, &explicit(pair), GramStderr::default())),
+        Route::Explicit => {
+            let moments = explicit(&pair.known, &pair.reader.gram(), &pair.writer.gram());
+            Ok(unscaled(&pair.known, &moments, GramStderr::default()))
+        }
         Route::SmallSide => {
             let (moments, resolved) = small_side(pair);
             if !resolved && pair.known.dim() <= GRAM_LIMIT {

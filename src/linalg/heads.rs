@@ -3,7 +3,11 @@
 use faer::{Mat, MatRef};
 
 use super::dense::{Scaled, inner, mul, ratio, real, thin_svd};
+use super::head_gram::{HeadProducts, head_products};
 use super::{LinalgError, SpectrumError};
+
+/// Models up to this width go head by head, in `f64` throughout.
+const SMALL_DIM: usize = 256;
 
 /// Which space of a head's matrix is its subspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,7 @@ pub fn head_overlap(
     heads: &[MatRef<'_, f32>],
     side: HeadSide,
 ) -> Result<HeadOverlap, SpectrumError> {
-    let mut bases = Vec::with_capacity(heads.len());
+    let mut columns_of = Vec::with_capacity(heads.len());
     let (mut dim, mut width) = (0, 0);
     for (i, head) in heads.iter().enumerate() {
         let columns = if side == HeadSide::Row { head.transpose() } else { *head };
@@ -73,9 +77,18 @@ pub fn head_overlap(
                 return Err(LinalgError::Shape { what, found, expected });
             }
         }
-        bases.push(HeadBasis::new(columns)?);
+        columns_of.push(columns);
     }
-    Ok(compare(&bases, dim, dim.min(width)))
+    if dim > SMALL_DIM
+        && let Some(products) = head_products(&columns_of)?
+    {
+        return Ok(summary(&products, true, dim, width));
+    }
+    let bases =
+        columns_of.into_iter().map(HeadBasis::new).collect::<Result<Vec<_>, LinalgError>>()?;
+    let definite = bases.iter().all(|b| b.full_rank);
+    let head_dim = dim.min(width);
+    Ok(summary(&basis_products(&bases, head_dim), definite, dim, head_dim))
 }
 
 impl HeadBasis {
@@ -93,33 +106,46 @@ impl HeadBasis {
     }
 }
 
-fn compare(bases: &[HeadBasis], dim: usize, head_dim: usize) -> HeadOverlap {
-    let n_heads = bases.len();
-    let (h, d) = (real(n_heads), real(head_dim));
-    let chance = if dim == 0 { 0.0 } else { d / real(dim) };
+/// Products of heads with one another through orthonormal bases, in `f64`; a cosine with a zero
+/// head is NaN.
+fn basis_products(bases: &[HeadBasis], head_dim: usize) -> HeadProducts {
+    let (n, d) = (bases.len(), real(head_dim));
     let grams: Vec<Mat<f64>> =
         bases.iter().map(|b| mul(b.coordinates.as_ref(), b.coordinates.transpose())).collect();
     let norms: Vec<f64> = grams.iter().map(Mat::norm_l2).collect();
-
-    let centre = |x: f64| ratio(x - chance, 1.0 - chance).unwrap_or(x);
-    let mut sums = Sums { squares: h, centred_squares: h * centre(1.0).powi(2), ..Sums::default() };
-    let mut gram_sum = Some(0.0);
-    for i in 0..n_heads {
+    let mut products = HeadProducts { kernel: Mat::identity(n, n), cosine: Mat::identity(n, n) };
+    for i in 0..n {
         for j in 0..i {
             let cross = mul(bases[i].basis.transpose(), bases[j].basis.as_ref());
-            let kernel = (cross.squared_norm_l2() / d).min(1.0);
+            products.kernel[(i, j)] = (cross.squared_norm_l2() / d).min(1.0);
+            // ⟨A_i, A_j⟩ through the bases: d × d products instead of D × D ones.
+            let turned = mul(mul(cross.transpose(), grams[i].as_ref()).as_ref(), cross.as_ref());
+            let cosine = ratio(inner(turned.as_ref(), grams[j].as_ref()), norms[i] * norms[j]);
+            products.cosine[(i, j)] = cosine.unwrap_or(f64::NAN);
+        }
+    }
+    products
+}
+
+/// What the lower triangles of the products say of all heads.
+fn summary(products: &HeadProducts, definite: bool, dim: usize, head_dim: usize) -> HeadOverlap {
+    let n_heads = products.kernel.nrows();
+    let (h, d) = (real(n_heads), real(head_dim));
+    let chance = if dim == 0 { 0.0 } else { d / real(dim) };
+    let centre = |x: f64| ratio(x - chance, 1.0 - chance).unwrap_or(x);
+    let mut sums = Sums { squares: h, centred_squares: h * centre(1.0).powi(2), ..Sums::default() };
+    for i in 0..n_heads {
+        for j in 0..i {
+            let kernel = products.kernel[(i, j)];
             sums.kernel += 2.0 * kernel;
             sums.max = sums.max.max(kernel);
             sums.squares += 2.0 * kernel * kernel;
             sums.centred_squares += 2.0 * centre(kernel).powi(2);
-            // ⟨A_i, A_j⟩ through the bases: d × d products instead of D × D ones.
-            let turned = mul(mul(cross.transpose(), grams[i].as_ref()).as_ref(), cross.as_ref());
-            let cosine = ratio(inner(turned.as_ref(), grams[j].as_ref()), norms[i] * norms[j]);
-            gram_sum = gram_sum.zip(cosine).map(|(sum, c)| sum + 2.0 * c);
+            sums.cosine += 2.0 * products.cosine[(i, j)];
         }
     }
     let n_pairs = h * (h - 1.0);
-    let definite = n_heads > 0 && bases.iter().all(|b| b.full_rank);
+    let definite = n_heads > 0 && definite;
     let mean = ratio(sums.kernel, n_pairs).filter(|_| definite);
     let m = real(dim);
     let variance =
@@ -135,7 +161,7 @@ fn compare(bases: &[HeadBasis], dim: usize, head_dim: usize) -> HeadOverlap {
         excess: mean.and_then(|mean| ratio(mean - chance, 1.0 - chance)),
         effective_heads: ratio(h * h, sums.squares).filter(|_| definite),
         effective_heads_centered: ratio(h * h, sums.centred_squares).filter(|_| definite),
-        gram_mean: gram_sum.and_then(|sum| ratio(sum, n_pairs)),
+        gram_mean: ratio(sums.cosine, n_pairs).filter(|mean| mean.is_finite()),
     }
 }
 
@@ -146,6 +172,7 @@ struct Sums {
     max: f64,
     squares: f64,
     centred_squares: f64,
+    cosine: f64,
 }
 
 #[cfg(test)]

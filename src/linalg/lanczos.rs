@@ -27,7 +27,11 @@ const DIM: usize = 448;
 const DIM_LIMIT: usize = 1024;
 
 /// Dimensions between two looks at the convergence; a look costs one dense eigenproblem.
-const LOOK_EVERY: usize = 96;
+const LOOK_EVERY: usize = 64;
+
+/// Blocks before the first look: the quadrature of the rest of the spectrum is then good to a
+/// hundredth in its entropies.
+const LEAST_BLOCKS: usize = 8;
 
 /// The start block is the same at every save.
 const SEED: u64 = 0x6c_61_6e_63;
@@ -68,13 +72,14 @@ pub(super) fn leading_pairs(
         Some(gram) => Ok(gram * x),
         None => w.gram_times(side, x),
     };
-    let width = if gram.is_some() { GRAM_BLOCK } else { MATRIX_BLOCK };
+    let narrow = gram.is_some() || goal.wanted <= 2 * GRAM_BLOCK;
+    let width = if narrow { GRAM_BLOCK } else { MATRIX_BLOCK };
     let dim = (DIM + goal.wanted.saturating_sub(72)).max(2 * goal.wanted).min(DIM_LIMIT).min(n);
     let wanted = goal.wanted.min(dim);
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     let mut space = Space { basis: Mat::zeros(n, dim), images: Mat::zeros(n, dim), filled: 0 };
     let mut block = random(n, width.min(dim), &mut rng);
-    let mut next_look = (2 * wanted).min(dim);
+    let mut next_look = (3 * wanted).max(LEAST_BLOCKS * width).min(dim);
     let first = block.ncols();
     loop {
         let columns = block.ncols().min(dim - space.filled);

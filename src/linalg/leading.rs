@@ -7,17 +7,15 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::bulk::Bulk;
-use super::dense::{pow2, real, symmetric_eigen};
+use super::dense::{mul, pow2, real, symmetric_eigen};
 use super::lanczos;
 use super::linear::Linear;
-use super::{LinalgError, Side, Spectrum};
-
-/// Largest subspace error `1 − ‖U_kᵀÛ_k‖²/k` of a published cut.
-pub(super) const SUBSPACE_ERROR: f64 = 1e-3;
+use super::residual::{SUBSPACE_ERROR, subspace_error};
+use super::{LinalgError, Side, Spectrum, spectrum};
 
 /// Relative gaps below this are not chased: a subspace cut there turns by a tenth of a radian when
-/// the weights move by two ten-thousandths.
-const RESOLVABLE_GAP: f64 = 2e-3;
+/// the weights move by half a thousandth, and `cut_ok` says what became of it.
+const RESOLVABLE_GAP: f64 = 5e-3;
 
 /// A gap must exceed this many times the rounding noise of the stored type to be resolvable.
 const CLEAR_OF_NOISE: f64 = 10.0;
@@ -185,9 +183,7 @@ impl<'a> Search<'a> {
         storage_eps: f64,
     ) -> Result<Self, LinalgError> {
         let frobenius = w.gram_diagonal(side)?.iter().sum::<f64>().sqrt();
-        let (rows, cols) = (real(w.rows()), real(w.cols()));
-        let noise = storage_eps / 12f64.sqrt() * frobenius * (rows.sqrt() + cols.sqrt())
-            / (rows * cols).sqrt();
+        let noise = spectrum::noise(storage_eps, frobenius, w.rows(), w.cols());
         let dim = w.dim(side);
         let k_max = ks.iter().copied().max().unwrap_or(1);
         let wanted = (k_max + MARGIN.max(k_max / 8)).min(dim);
@@ -298,41 +294,31 @@ impl<'a> Search<'a> {
         let floor = squares.first().map_or(0.0, |s| s.max(0.0)) * F32_FLOOR.powi(2);
         let n_found = squares.iter().take_while(|s| **s > floor && **s > 0.0).count();
         let values: Vec<f64> = squares[..n_found].iter().map(|s| s.sqrt()).collect();
-        // u = Y·h/σ; Wᵀu = Z·h/σ.
+        // u = Y·h/σ; Wᵀu = Z·h/σ; v = X·h, here over σ.
         let turn = Mat::from_fn(turn.nrows(), n_found, |i, j| turn[(i, j)] / values[j]);
-        let turn = narrow(turn.as_ref());
-        let far = &there * &turn;
-        let image = &back * &turn;
-        let near = &x * &turn;
-        let residuals = (0..n_found)
+        let turn32 = narrow(turn.as_ref());
+        let image = &back * &turn32;
+        let near = &x * &turn32;
+        let mut residuals: Vec<f64> = (0..n_found)
             .map(|i| {
-                let sigma = values[i];
+                let square = squares[i];
                 let pairs = image.col(i).iter().zip(near.col(i).iter());
-                // near = X·h/σ, so σ·v = σ²·near.
-                pairs
-                    .map(|(a, v)| (f64::from(*a) - sigma * sigma * f64::from(*v)).powi(2))
-                    .sum::<f64>()
-                    .sqrt()
+                let defect =
+                    |(a, v): (&f32, &f32)| (f64::from(*a) - square * f64::from(*v)).powi(2);
+                pairs.map(defect).sum::<f64>().sqrt()
             })
-            .collect::<Vec<_>>();
-        self.improved(&far, &image, &values, residuals, second_moment)
-    }
+            .collect();
 
-    /// The singular triplets of `(Wᵀu)ᵀ` for orthonormal u: half a power step on.
-    fn improved(
-        &self,
-        far: &Mat<f32>,
-        image: &Mat<f32>,
-        ritz: &[f64],
-        mut residuals: Vec<f64>,
-        second_moment: f64,
-    ) -> Result<Pass, LinalgError> {
-        let (squares, turn) = symmetric_eigen(gram(image).as_ref())?;
-        let n_kept = ritz.len().min(self.wanted);
+        // The singular triplets of Wᵀu for these orthonormal u: half a power step on.
+        let (squares, more) = symmetric_eigen(gram(&image).as_ref())?;
+        let n_kept = n_found.min(self.wanted);
         let mut values: Vec<f64> = squares.iter().take(n_kept).map(|s| s.max(0.0).sqrt()).collect();
-        let onto = Mat::from_fn(turn.nrows(), n_kept, |i, j| turn[(i, j)] / values[j].max(1e-300));
+        let more = more.as_ref().subcols(0, n_kept);
+        let onto = Mat::from_fn(more.nrows(), n_kept, |i, j| {
+            more[(i, j)] / values[j].max(f64::MIN_POSITIVE)
+        });
         let near = orthonormalised(&(image * &narrow(onto.as_ref())))?;
-        let far = orthonormalised(&(far * &narrow(turn.as_ref().subcols(0, n_kept))))?;
+        let far = &there * &narrow(mul(turn.as_ref(), more).as_ref());
         residuals.truncate(n_kept);
         // What was found to be zero is known, too: the end of the spectrum.
         values.resize(self.wanted, 0.0);
@@ -371,28 +357,6 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Bound, to second order, of `1 − ‖V_kᵀV̂_k‖²/k` for Ritz values with these residuals (Davis & Kahan
-/// 1970): what lies outside the searched space is told apart by the distance to the last value, and
-/// reaches the vectors beyond k only through them. `None` beyond the values.
-pub(super) fn subspace_error(values: &[f64], residuals: &[f64], k: usize) -> Option<f64> {
-    let edge = values.last()?.powi(2);
-    let next = values.get(k)?.powi(2);
-    let square = |i: usize| values[i].powi(2);
-    let defect = |i: usize| values[i] * residuals[i];
-    let largest = (0..residuals.len().min(values.len())).map(defect).fold(0.0, f64::max);
-    let sum: f64 = (0..k)
-        .map(|i| {
-            if defect(i) == 0.0 {
-                return 0.0;
-            }
-            let outside = defect(i) / (square(i) - edge);
-            let inside = largest / (square(i) - next);
-            outside.powi(2) * (1.0 + inside.powi(2))
-        })
-        .sum();
-    Some(if sum.is_nan() { f64::INFINITY } else { sum / real(k.max(1)) })
-}
-
 /// The basis and `n` random orthonormal vectors outside it.
 fn with_probes(basis: MatRef<'_, f32>, n: usize) -> Mat<f32> {
     let known = basis.ncols();
@@ -428,7 +392,7 @@ fn outside_moment(x: &Mat<f32>, back: &Mat<f32>, known: usize) -> f64 {
 /// `XᵀX` in `f64`.
 fn gram(x: &Mat<f32>) -> Mat<f64> {
     let x = widen(x.as_ref());
-    super::dense::mul(x.transpose(), x.as_ref())
+    mul(x.transpose(), x.as_ref())
 }
 
 /// Nearly orthonormal columns made orthonormal with the least change: `X(XᵀX)^(−1/2)`.
@@ -438,7 +402,7 @@ pub(super) fn orthonormalised(x: &Mat<f32>) -> Result<Mat<f32>, LinalgError> {
         return Ok(x.qr().compute_thin_Q());
     }
     let scaled = Mat::from_fn(turn.nrows(), turn.ncols(), |i, j| turn[(i, j)] / squares[j].sqrt());
-    let root = super::dense::mul(scaled.as_ref(), turn.transpose());
+    let root = mul(scaled.as_ref(), turn.transpose());
     Ok(x * narrow(root.as_ref()))
 }
 

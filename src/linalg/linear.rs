@@ -385,7 +385,9 @@ fn copy_scaled(from: RowRef<'_, f32>, factor: f32, gain: Option<&[f32]>, into: &
         into.iter_mut().zip(gain).for_each(|(x, g)| *x *= g);
     }
     if factor.to_bits() != 1.0f32.to_bits() {
-        into.iter_mut().for_each(|x| *x *= factor);
+        for x in into {
+            *x *= factor;
+        }
     }
 }
 

@@ -71,10 +71,7 @@ impl Ratios {
 }
 
 /// Moments from the explicit Grams.
-pub(super) fn explicit(pair: &Prepared<'_>) -> Moments {
-    let known = &pair.known;
-    let a = pair.reader.gram();
-    let b = pair.writer.gram();
+pub(super) fn explicit(known: &Known, a: &Mat<f64>, b: &Mat<f64>) -> Moments {
     let (shape_a, shape_b) = known.shape_units();
     let (mut gap, mut shape, mut law) = (0.0, 0.0, 0.0);
     for j in 0..known.dim() {
@@ -88,11 +85,11 @@ pub(super) fn explicit(pair: &Prepared<'_>) -> Moments {
         }
     }
     Moments {
-        commutator: commutator_squared(&a, &b),
+        commutator: commutator_squared(a, b),
         aa: a.squared_norm_l2(),
         bb: b.squared_norm_l2(),
-        aa_traceless: traceless_squared(&a),
-        bb_traceless: traceless_squared(&b),
+        aa_traceless: traceless_squared(a),
+        bb_traceless: traceless_squared(b),
         ab: inner(a.as_ref(), b.as_ref()),
         gap,
         shape,

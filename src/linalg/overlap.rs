@@ -5,7 +5,7 @@ use std::f64::consts::FRAC_PI_2;
 use faer::MatRef;
 
 use super::dense::{mul, real, thin_svd};
-use super::leading;
+use super::residual::SUBSPACE_ERROR;
 use super::spectrum::Spectrum;
 
 /// A cut counts as clear when its gap exceeds this many times the uncertainty of the value:
@@ -113,7 +113,7 @@ fn overlap(writer: &Spectrum, reader: &Spectrum, k: usize) -> Option<Overlap> {
         cut_ok: is_clear(k)
             && [writer, reader]
                 .iter()
-                .all(|s| s.subspace_error(k).is_some_and(|e| e <= leading::SUBSPACE_ERROR)),
+                .all(|s| s.subspace_error(k).is_some_and(|e| e <= SUBSPACE_ERROR)),
         permutation_chance: permuted / kf,
         n_above_chance: angles.iter().filter(|t| t.cos().powi(2) > threshold).count(),
     })

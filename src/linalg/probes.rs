@@ -141,7 +141,7 @@ fn orthonormal<const N: usize>(parts: [&Mat<f64>; N], least: f64) -> Mat<f64> {
 }
 
 /// What the products are made with: an orthonormal Q (m × q) and probes Z (m × s) orthogonal to it,
-/// whose mean of zzᵀ is the projector I − QQᵀ.
+/// whose mean of `zzᵀ` is the projector `I − QQᵀ`.
 pub(super) struct Basis {
     q: Mat<f64>,
     z: Mat<f64>,
@@ -174,7 +174,7 @@ struct Split {
     on_basis: Mat<f64>,
     /// `QᵀMQ`.
     within: Mat<f64>,
-    /// `(P M P − c P) Z` with P = I − QQᵀ and c such that the trace vanishes.
+    /// `(P M P − c P) Z` with `P = I − QQᵀ` and c such that the trace vanishes.
     on_probes: Mat<f64>,
     /// tr(P M P).
     trace: f64,

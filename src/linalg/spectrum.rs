@@ -3,7 +3,7 @@
 use faer::{Mat, MatRef};
 
 use super::dense::{Scaled, orthonormal, pow2, ratio, real, symmetric_eigen, thin_svd};
-use super::{LinalgError, leading};
+use super::{LinalgError, residual};
 
 /// Small sides up to this go through a thin SVD at once. Above, the eigenvalues of the Gram are
 /// cheaper (a 128 × 4096 head 3 ms), and the thin SVD is for where they lose digits.
@@ -30,6 +30,17 @@ pub enum Side {
     Left,
     /// Right vectors, in R^cols: what a reader reads.
     Right,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Left => Self::Right,
+            Self::Right => Self::Left,
+        }
+    }
 }
 
 /// Singular values of a matrix and the leading singular vectors of one side.
@@ -93,8 +104,7 @@ impl Spectrum {
         let (rows, cols) = (w.rows(), w.cols());
         let unit = pow2(w.exponent);
         let frobenius = w.sum_squares().sqrt();
-        let shape = (real(rows).sqrt() + real(cols).sqrt()) / (real(rows) * real(cols)).sqrt();
-        let noise = if w.is_zero { 0.0 } else { storage_eps / 12f64.sqrt() * frobenius * shape };
+        let noise = noise(storage_eps, frobenius, rows, cols);
 
         let tall = if rows >= cols { w } else { w.transpose() };
         let wants_right = (side == Side::Right) == (rows >= cols);
@@ -124,6 +134,34 @@ impl Spectrum {
         spectrum.frobenius *= unit;
         spectrum.noise *= unit;
         Ok(spectrum)
+    }
+
+    /// From the Gram (scaled by 2^-2·exponent) of the smaller side of a rows × cols matrix, with the
+    /// vectors of that side; `None` where the Gram has lost digits of the smallest values.
+    pub(super) fn of_gram(
+        gram: MatRef<'_, f64>,
+        exponent: i32,
+        (rows, cols): (usize, usize),
+        k_max: usize,
+        storage_eps: f64,
+    ) -> Result<Option<Self>, LinalgError> {
+        let Some((values, vectors)) = eigen_of_gram(gram)? else { return Ok(None) };
+        let squares: f64 = gram.diagonal().column_vector().iter().sum();
+        let frobenius = squares.max(0.0).sqrt() * pow2(exponent);
+        let mut spectrum = Self {
+            rows,
+            cols,
+            values: values.iter().map(|s| s * pow2(exponent)).collect(),
+            complete: true,
+            frobenius,
+            basis: Mat::new(),
+            noise: noise(storage_eps, frobenius, rows, cols),
+            residuals: vec![],
+            estimated_entropies: None,
+        };
+        let n_columns = spectrum.basis_len(k_max).min(vectors.ncols());
+        spectrum.basis = vectors.as_ref().subcols(0, n_columns).to_owned();
+        Ok(Some(spectrum))
     }
 
     /// Columns of the basis to keep: up to the end of the cluster in which `k_max` lies, and no
@@ -188,7 +226,7 @@ impl Spectrum {
         if self.complete {
             return Some(0.0);
         }
-        leading::subspace_error(&self.values, &self.residuals, k)
+        residual::subspace_error(&self.values, &self.residuals, k)
     }
 
     /// Uncertainty of the k-th value from rounding, and from the iteration where truncated.
@@ -275,15 +313,34 @@ impl Spectrum {
     }
 }
 
+/// Spectral norm of the rounding noise of the stored type.
+pub(super) fn noise(storage_eps: f64, frobenius: f64, rows: usize, cols: usize) -> f64 {
+    let (rows, cols) = (real(rows), real(cols));
+    if frobenius > 0.0 {
+        storage_eps / 12f64.sqrt() * frobenius * (rows.sqrt() + cols.sqrt()) / (rows * cols).sqrt()
+    } else {
+        0.0
+    }
+}
+
+type ValuesAndVectors = (Vec<f64>, Mat<f64>);
+
+/// Singular values and vectors from a Gram; `None` where the smallest value has lost its digits.
+fn eigen_of_gram(gram: MatRef<'_, f64>) -> Result<Option<ValuesAndVectors>, LinalgError> {
+    let (squares, vectors) = symmetric_eigen(gram)?;
+    let values: Vec<f64> = squares.iter().map(|l| l.max(0.0).sqrt()).collect();
+    let resolved =
+        values.last().zip(values.first()).is_some_and(|(l, f)| *l >= GRAM_RESOLUTION * f);
+    Ok(resolved.then_some((values, vectors)))
+}
+
 /// The route by the size of the small side.
 fn decompose(tall: &Scaled<'_>, thin_svd_limit: usize) -> Result<Parts, LinalgError> {
     let small = tall.cols();
-    if small > thin_svd_limit {
-        let (squares, right) = symmetric_eigen(tall.gram().as_ref())?;
-        let values: Vec<f64> = squares.iter().map(|l| l.max(0.0).sqrt()).collect();
-        if values[small - 1] >= GRAM_RESOLUTION * values[0] {
-            return Ok(Parts { values, right, left: None });
-        }
+    if small > thin_svd_limit
+        && let Some((values, right)) = eigen_of_gram(tall.gram().as_ref())?
+    {
+        return Ok(Parts { values, right, left: None });
     }
     if tall.rows() * small <= WHOLE_LIMIT {
         let svd = thin_svd(tall.to_f64().as_ref())?;

@@ -119,3 +119,30 @@ fn odd_heads_are_none_or_finite_and_broken_ones_refused() {
     let found = head_overlap(&[good.view(), Weights::random(4, 6, 1).view()], HeadSide::Row);
     assert_eq!(found.unwrap_err().to_string(), "head has size 4, expected 5");
 }
+
+/// The products formed at once agree with those head by head, for both orientations and any scale;
+/// ill-conditioned heads are left to the slower way.
+#[test]
+fn products_formed_at_once_are_those_head_by_head() {
+    for (seed, scale) in [(1, 1.0), (2, 1e-30)] {
+        let heads: Vec<Weights> =
+            (0..5).map(|h| Weights::random(300, 20, seed * 10 + h).scaled(scale)).collect();
+        let views: Vec<_> = heads.iter().map(Weights::view).collect();
+        let fast = head_products(&views).unwrap().expect("well-conditioned heads");
+        let bases: Vec<_> = views.iter().map(|v| HeadBasis::new(*v).unwrap()).collect();
+        let slow = basis_products(&bases, 20);
+        for (i, j) in (0..5).flat_map(|i| (0..i).map(move |j| (i, j))) {
+            assert_close(fast.kernel[(i, j)], slow.kernel[(i, j)], 1e-6);
+            assert_close(fast.cosine[(i, j)], slow.cosine[(i, j)], 1e-6);
+        }
+        let turned: Vec<_> = views.iter().map(|v| v.transpose()).collect();
+        let rows = head_overlap(&turned, HeadSide::Row).unwrap();
+        assert_eq!(rows, head_overlap(&views, HeadSide::Column).unwrap());
+    }
+    let mut flat = Weights::random(300, 20, 3);
+    for row in flat.data.chunks_mut(20) {
+        row[0] = 1e-4 * row[0] + row[1];
+    }
+    let other = Weights::random(300, 20, 4);
+    assert!(head_products(&[flat.view(), other.view()]).unwrap().is_none());
+}

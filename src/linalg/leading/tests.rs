@@ -74,7 +74,7 @@ fn agrees(found: &Leading, w: &Weights, what: &str) {
 fn a_diagonal_matrix_by_hand() {
     let mut w = Weights::filled(40, 30, 0.0);
     for i in 0..30 {
-        w.data[i * 30 + i] = (30 - i) as f32;
+        w.data[i * 30 + i] = f32::from(30 - u8::try_from(i).unwrap());
     }
     let found = find(&w, &[1, 2, 4], None);
     for (i, expected) in [30.0, 29.0, 28.0, 27.0].into_iter().enumerate() {

@@ -65,8 +65,8 @@ fn check(blocks: &[(&Weights, bool)], gain: Option<&[f32]>) {
 fn products_of_every_layout_are_those_of_the_literal_matrix() {
     let (tall, wide, square) =
         (Weights::random(300, 7, 1), Weights::random(7, 300, 2), Weights::random(40, 7, 3));
-    let gain: Vec<f32> = (0..7).map(|i| 1.0 + i as f32 / 4.0).collect();
-    let long: Vec<f32> = (0..300).map(|i| 1.0 - i as f32 / 600.0).collect();
+    let gain: Vec<f32> = (0..7u16).map(|i| 1.0 + f32::from(i) / 4.0).collect();
+    let long: Vec<f32> = (0..300u16).map(|i| 1.0 - f32::from(i) / 600.0).collect();
     for gain in [None, Some(gain.as_slice())] {
         check(&[(&tall, false)], gain);
         check(&[(&wide, true)], gain);

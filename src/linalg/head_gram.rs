@@ -1,0 +1,105 @@
+//! Redundancy of heads from the products of all heads with one another, formed at once in `f32`:
+//! ten times faster than head by head, where the heads are well conditioned.
+
+use faer::Accum;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Mat, MatRef, Par};
+
+use super::NotFinite;
+use super::dense::{Scaled, inner, mul, pow2, real, symmetric_eigen};
+
+/// Largest condition number of a head's Gram: the kernel then keeps four digits of the seven.
+const WELL_CONDITIONED: f64 = 1e3;
+
+/// Columns taken together.
+const PANEL: usize = 256;
+
+/// Products between heads: projection kernel `‖U_hᵀU_h'‖²/d` and Gram cosine, row by row, H × H.
+pub(super) struct HeadProducts {
+    pub(super) kernel: Mat<f64>,
+    pub(super) cosine: Mat<f64>,
+}
+
+/// Products of heads given as D × d columns with d < D; `None` where a head is ill-conditioned or
+/// they do not all have one shape.
+pub(super) fn head_products(heads: &[MatRef<'_, f32>]) -> Result<Option<HeadProducts>, NotFinite> {
+    let Some(first) = heads.first() else { return Ok(None) };
+    let (dim, width) = (first.nrows(), first.ncols());
+    if width == 0 || dim < 2 * width || heads.iter().any(|h| h.shape() != (dim, width)) {
+        return Ok(None);
+    }
+    let n = heads.len();
+    let mut stacked = Mat::<f32>::zeros(dim, n * width);
+    for (i, head) in heads.iter().enumerate() {
+        let scale = pow2(-Scaled::new(*head)?.exponent);
+        #[expect(clippy::cast_possible_truncation, reason = "a power of two times an f32")]
+        for (to, from) in (i * width..).zip(head.col_iter()) {
+            let column = stacked.col_as_slice_mut(to);
+            column
+                .iter_mut()
+                .zip(from.iter())
+                .for_each(|(t, x)| *t = (f64::from(*x) * scale) as f32);
+        }
+    }
+    let all = gram(&stacked);
+    let block = |i: usize, j: usize| {
+        let part = all.as_ref().submatrix(i * width, j * width, width, width);
+        Mat::from_fn(width, width, |r, c| f64::from(part[(r, c)]))
+    };
+    // U_h = X_h·R_h with R_h = G_h^(−1/2).
+    let mut roots = Vec::with_capacity(n);
+    let mut norms = Vec::with_capacity(n);
+    for i in 0..n {
+        let own = block(i, i);
+        let Ok((values, vectors)) = symmetric_eigen(own.as_ref()) else { return Ok(None) };
+        if !(values[width - 1] > 0.0 && values[0] <= WELL_CONDITIONED * values[width - 1]) {
+            return Ok(None);
+        }
+        let scaled = Mat::from_fn(width, width, |r, c| vectors[(r, c)] / values[c].sqrt());
+        roots.push(mul(scaled.as_ref(), vectors.transpose()));
+        norms.push(own.norm_l2());
+    }
+    let mut products = HeadProducts { kernel: Mat::identity(n, n), cosine: Mat::identity(n, n) };
+    for i in 0..n {
+        for j in 0..i {
+            let cross = block(i, j);
+            let turned = mul(mul(roots[i].as_ref(), cross.as_ref()).as_ref(), roots[j].as_ref());
+            let kernel = (turned.squared_norm_l2() / real(width)).min(1.0);
+            let cosine = inner(cross.as_ref(), cross.as_ref()) / (norms[i] * norms[j]);
+            for (a, b) in [(i, j), (j, i)] {
+                products.kernel[(a, b)] = kernel;
+                products.cosine[(a, b)] = cosine;
+            }
+        }
+    }
+    Ok(Some(products))
+}
+
+/// Lower triangle of `XᵀX` and, within the diagonal blocks, its mirror.
+fn gram(x: &Mat<f32>) -> Mat<f32> {
+    let n = x.ncols();
+    let mut all = Mat::<f32>::zeros(n, n);
+    let mut first = 0;
+    while first < x.nrows() {
+        let rows = PANEL.min(x.nrows() - first);
+        let panel = x.as_ref().subrows(first, rows);
+        triangular::matmul(
+            &mut all,
+            BlockStructure::TriangularLower,
+            Accum::Add,
+            panel.transpose(),
+            BlockStructure::Rectangular,
+            panel,
+            BlockStructure::Rectangular,
+            1.0,
+            Par::Seq,
+        );
+        first += rows;
+    }
+    for j in 0..n {
+        for i in 0..j {
+            all[(i, j)] = all[(j, i)];
+        }
+    }
+    all
+}
