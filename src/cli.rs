@@ -186,6 +186,9 @@ fn options(settings: &Settings) -> Options {
         k: settings.k.clone(),
         rotation_k: settings.rotation_k.clone(),
         memory_limit: settings.memory_limit,
+        exact_limit: settings.exact_limit,
+        threads: settings.threads,
+        ..Options::default()
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::diagnostics::EXACT_LIMIT;
+
 /// Longest configuration accepted. The YAML parser is quadratic on hostile nesting.
 pub const MAX_CONFIG_BYTES: u64 = 64 * 1024;
 
@@ -66,6 +68,16 @@ pub enum ConfigError {
     },
 }
 
+/// When the threads that measure get a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// When nothing else wants it, and the disk last of all (`SCHED_IDLE`).
+    Idle,
+    /// Like any other process.
+    Normal,
+}
+
 /// Everything that can be set, checked. The defaults are those of `config/weightvane.yaml`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -89,10 +101,18 @@ pub struct Settings {
     pub settle_network: Duration,
     /// Depth of directories searched below a root.
     pub max_depth: usize,
-    /// CPU worker threads.
+    /// Threads that share the work on one save.
     pub threads: usize,
-    /// Bytes of decoded weights kept at a time.
+    /// Scheduling class of these threads.
+    pub priority: Priority,
+    /// Most bytes of checkpoints read in a second.
+    pub io_limit: Option<u64>,
+    /// Bytes of weights kept at a time.
     pub memory_limit: u64,
+    /// Bytes of the state directory used for the starts of the next saves' searches.
+    pub warm_limit: u64,
+    /// Sides up to this are decomposed exactly.
+    pub exact_limit: usize,
     /// Subspace dimensions k.
     pub k: Vec<usize>,
     /// Dimensions k at which the turn of a subspace between saves is measured.
@@ -122,7 +142,11 @@ struct Wire {
     settle_network: Option<String>,
     max_depth: Option<usize>,
     threads: Option<usize>,
+    priority: Option<Priority>,
+    io_limit: Option<String>,
     memory_limit: Option<String>,
+    warm_limit: Option<String>,
+    exact_limit: Option<usize>,
     k: Option<Vec<usize>>,
     rotation_k: Option<Vec<usize>>,
     series_limit: Option<usize>,
@@ -145,7 +169,11 @@ impl Default for Settings {
             settle_network: Duration::from_mins(2),
             max_depth: 6,
             threads: 1,
+            priority: Priority::Idle,
+            io_limit: None,
             memory_limit: 1 << 30,
+            warm_limit: 1 << 30,
+            exact_limit: EXACT_LIMIT,
             k: vec![1, 2, 4, 8, 16, 32, 64],
             rotation_k: vec![8],
             series_limit: 5000,

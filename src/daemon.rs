@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::config::Settings;
+use crate::config::{Priority, Settings};
 use crate::diagnostics::Report;
 use crate::model::Rule;
 use http::{Limits, Served};
@@ -155,10 +155,9 @@ impl Daemon {
                 .map_err(start_error("scanner"))?;
             roots.push(root);
         }
-        let workers = (0..setup.settings.threads)
-            .map(|index| start_worker(index, sender.clone()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(start_error("worker"))?;
+        // One save at a time; its threads share the work.
+        let worker = start_worker(0, setup.settings.priority, sender.clone());
+        let workers = vec![worker.map_err(start_error("worker"))?];
         let scheduler = Scheduler::new(
             Parts { roots, workers, server, served, stop },
             setup.settings,
@@ -204,10 +203,16 @@ impl Daemon {
     }
 }
 
-fn start_worker(index: usize, events: SyncSender<Event>) -> std::io::Result<Worker> {
+fn start_worker(
+    index: usize,
+    priority: Priority,
+    events: SyncSender<Event>,
+) -> std::io::Result<Worker> {
     let (jobs, inbox) = sync_channel::<job::Job>(1);
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        priority::lowest();
+        if priority == Priority::Idle {
+            priority::lowest();
+        }
         while let Ok(job) = inbox.recv() {
             if events.send(Event::Done(index, Box::new(job::run(job)))).is_err() {
                 return;

@@ -5,10 +5,14 @@
 
 mod alignment;
 mod analysis;
+mod baseline;
 mod classifier;
 mod heads;
+mod options;
 mod spectra;
 mod store;
+mod stored;
+mod tasks;
 mod work;
 
 use std::collections::BTreeMap;
@@ -16,10 +20,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 pub use analysis::{Observer, Outcome, Unobserved, analyze};
-pub use work::{AnalyzeError, Baseline, Options, Previous};
+pub use baseline::{Baseline, Mark};
+pub use options::{EXACT_LIMIT, Options};
+pub use work::{AnalyzeError, Previous};
 
 /// All measurements of one checkpoint.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// Last component of the checkpoint's path.
     pub checkpoint: String,
@@ -49,6 +55,19 @@ pub struct Report {
     pub inf: u64,
 }
 
+impl Report {
+    /// Adds the rows of a later part.
+    fn append(&mut self, part: Self) {
+        self.matrices.extend(part.matrices);
+        self.pairs.extend(part.pairs);
+        self.heads.extend(part.heads);
+        self.skipped.extend(part.skipped);
+        self.classifier = self.classifier.take().or(part.classifier);
+        self.nan += part.nan;
+        self.inf += part.inf;
+    }
+}
+
 /// One weight matrix, in output × input orientation.
 #[derive(Debug, Clone, Serialize)]
 pub struct MatrixReport {
@@ -64,6 +83,10 @@ pub struct MatrixReport {
     pub cols: usize,
     /// Stored type, as safetensors names it.
     pub dtype: &'static str,
+    /// How the spectrum was found: `exact` (all values), or the leading part by `block Lanczos`,
+    /// `one pass` from the save before, or a `Chebyshev` filter; then effective rank and entropy are
+    /// within 2 % and the numerical rank is not known. `None` without a spectrum.
+    pub spectrum: Option<&'static str>,
     /// ‖W‖_F.
     pub frobenius_norm: Option<f64>,
     /// ‖W‖₂.
@@ -82,6 +105,8 @@ pub struct MatrixReport {
     pub inf: u64,
     /// ‖W − `W_prev`‖_`F/‖W_prev`‖_F against the save compared with.
     pub update_ratio: Option<f64>,
+    /// Standard error of `update_ratio` where it comes from sketches; `None` where exact.
+    pub update_ratio_stderr: Option<f64>,
     /// k → 1 − ‖`U_k(prev)ᵀU_k‖²/k`: how far the leading output subspace turned, in `[0, 1]`.
     pub rotation: BTreeMap<usize, Option<f64>>,
 }
@@ -142,8 +167,18 @@ pub struct PairReport {
 /// Standard errors of estimated pair statistics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct StderrReport {
+    /// Of `gram_correlation`.
+    pub gram_correlation: Option<f64>,
+    /// Of `gram_cosine`.
+    pub gram_cosine: Option<f64>,
     /// Of `commutator`.
     pub commutator: Option<f64>,
+    /// Of `commutator_vs_chance`.
+    pub commutator_vs_chance: Option<f64>,
+    /// Of `composition`.
+    pub composition: Option<f64>,
+    /// Of `gap_ratio`.
+    pub gap_ratio: Option<f64>,
 }
 
 /// Overlap of two leading k-dimensional subspaces of R^m.
@@ -188,6 +223,8 @@ pub struct HeadReport {
     pub overlap_excess: Option<f64>,
     /// H²/‖P‖_F², in `[1, H]`.
     pub effective_heads: Option<f64>,
+    /// Standard error of `overlap_mean` where it was estimated; `None` where exact.
+    pub overlap_stderr: Option<f64>,
 }
 
 /// Neural-collapse proxies of a classifier (K × d, rows centred).

@@ -133,6 +133,12 @@ impl Operand {
         Self::new(matrix.name.clone(), matrix.view.clone())
     }
 
+    /// A block without a name of its own.
+    #[must_use]
+    pub fn of_view(view: &View) -> Self {
+        Self::new(view.tensor.clone(), view.clone())
+    }
+
     /// Rows and columns as an operand.
     #[must_use]
     pub fn shape(&self) -> (usize, usize) {

@@ -70,6 +70,22 @@ impl Place<'_> {
     }
 }
 
+impl Place<'_> {
+    /// A size in bytes within the bounds, which are told in words as well.
+    fn size(
+        &self,
+        key: &str,
+        given: Option<&str>,
+        (bounds, expected): &(std::ops::RangeInclusive<u64>, &str),
+    ) -> Result<Option<u64>, ConfigError> {
+        let Some(text) = given else { return Ok(None) };
+        match text.parse::<bytesize::ByteSize>() {
+            Ok(size) if bounds.contains(&size.as_u64()) => Ok(Some(size.as_u64())),
+            _ => Err(self.error(key, format!("found `{text}`, {expected}"))),
+        }
+    }
+}
+
 /// The settings that a file means.
 pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigError> {
     let default = Settings::default();
@@ -82,16 +98,11 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
             )
         })?,
     };
-    let memory_limit = match &wire.memory_limit {
-        None => default.memory_limit,
-        Some(text) => match text.parse::<bytesize::ByteSize>() {
-            Ok(size) if (16 << 20..=1 << 40).contains(&size.as_u64()) => size.as_u64(),
-            _ => {
-                let expected = "expected a size of 16MiB to 1TiB such as 1GiB";
-                return Err(at.error("memory_limit", format!("found `{text}`, {expected}")));
-            }
-        },
-    };
+    let sizes = (16 << 20..=1 << 40, "expected a size of 16MiB to 1TiB such as 1GiB");
+    let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
+    let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
+    let rates = (1 << 20..=1 << 40, "expected bytes a second, 1MiB to 1TiB such as 200MiB");
+    let io_limit = at.size("io_limit", wire.io_limit.as_deref(), &rates)?;
     let duration =
         |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
     let quiet = duration("quiet", &wire.quiet, default.quiet)?;
@@ -122,7 +133,11 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         settle_network,
         max_depth: at.count("max_depth", wire.max_depth, default.max_depth, 1..=16)?,
         threads: at.count("threads", wire.threads, default.threads, 1..=64)?,
-        memory_limit,
+        priority: wire.priority.unwrap_or(default.priority),
+        io_limit,
+        memory_limit: memory_limit.unwrap_or(default.memory_limit),
+        warm_limit: warm_limit.unwrap_or(default.warm_limit),
+        exact_limit: at.count("exact_limit", wire.exact_limit, default.exact_limit, 16..=16_384)?,
         k: at.ks("k", wire.k, default.k)?,
         rotation_k: at.ks("rotation_k", wire.rotation_k, default.rotation_k)?,
         series_limit: at.count(

@@ -38,7 +38,7 @@ pub(super) struct Done {
     pub(super) result: Result<Analyzed, JobError>,
     /// Wall time.
     pub(super) wall: Duration,
-    /// CPU time of the worker.
+    /// CPU time of the worker and of the threads that helped it.
     pub(super) cpu: Duration,
 }
 
@@ -51,6 +51,8 @@ pub(super) struct Analyzed {
     /// Step from the name, the trainer's record or the file.
     pub(super) step: Option<u64>,
     pub(super) read_bytes: u64,
+    /// CPU time of the threads that helped.
+    pub(super) cpu_elsewhere: Duration,
 }
 
 /// Why a save was not measured.
@@ -91,13 +93,14 @@ pub(super) fn run(job: Job) -> Done {
     let (wall, cpu) = (clock(ClockId::Monotonic), clock(ClockId::ThreadCPUTime));
     let result = catch_unwind(AssertUnwindSafe(|| analyze(&job)))
         .unwrap_or_else(|panic| Err(JobError::Panic(panic_text(panic.as_ref()))));
+    let helped = result.as_ref().map_or(Duration::ZERO, |analyzed| analyzed.cpu_elsewhere);
     Done {
         run: job.run,
         run_id: job.run_id,
         queued: job.queued,
         result,
         wall: clock(ClockId::Monotonic).saturating_sub(wall),
-        cpu: clock(ClockId::ThreadCPUTime).saturating_sub(cpu),
+        cpu: clock(ClockId::ThreadCPUTime).saturating_sub(cpu) + helped,
     }
 }
 
@@ -117,6 +120,7 @@ fn analyze(job: &Job) -> Result<Analyzed, JobError> {
         step: manifest.step,
         trainer: manifest.trainer.unwrap_or_default(),
         read_bytes: outcome.read_bytes,
+        cpu_elsewhere: outcome.cpu_elsewhere,
     })
 }
 

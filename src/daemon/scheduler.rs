@@ -46,11 +46,17 @@ fn fixed(settings: &Settings) -> Settings {
     }
 }
 
+/// Sketches of one run are compared across restarts, so their seed is no accident of one start.
+const SKETCH_SEED: u64 = 0x73_6b_65_74_63_68;
+
 fn options(settings: &Settings) -> Arc<Options> {
     Arc::new(Options {
         k: settings.k.clone(),
         rotation_k: settings.rotation_k.clone(),
         memory_limit: settings.memory_limit,
+        exact_limit: settings.exact_limit,
+        threads: settings.threads,
+        seed: SKETCH_SEED,
     })
 }
 

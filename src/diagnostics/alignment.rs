@@ -2,24 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::store::Dense;
-use super::work::{Analysis, AnalyzeError};
+use super::tasks::Task;
+use super::work::{Analysis, AnalyzeError, Missing};
 use super::{OverlapReport, PairReport, StderrReport};
+use crate::checkpoint::ReadError;
 use crate::linalg::{
-    GramStats, LinalgError, Overlap, PairMatrices, Side, flag_correlation, gram_stats, overlaps,
+    GramStats, Overlap, PairMatrices, PairOperators, Side, Spectrum, estimate_gram_stats,
+    flag_correlation, gram_stats, gram_stats_and_spectra, overlaps,
 };
 use crate::model::{Law, Operand, Pair};
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<(), AnalyzeError> {
-    for operand in [&pair.writer, &pair.reader] {
-        if analysis.too_large(&title(pair), &operand.parts) {
-            return Ok(());
-        }
+    if unchanged(analysis, pair)? {
+        return Ok(());
     }
-    let writer = analysis.store.operand(&pair.writer)?;
-    let reader = analysis.store.operand(&pair.reader)?;
-    for (dense, operand) in [(&writer, &pair.writer), (&reader, &pair.reader)] {
-        let (nan, inf) = dense.non_finite();
+    for operand in [&pair.writer, &pair.reader] {
+        let (nan, inf) = analysis.non_finite(&operand.parts)?;
         if nan + inf > 0 {
             let what = format!("`{}` holds {nan} NaN and {inf} infinite values", operand.label);
             analysis.skip(&title(pair), what);
@@ -27,15 +25,27 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<(), An
         }
     }
     let biases = biases(analysis, pair)?;
-    match pair_report(analysis, pair, (&writer, &reader), &biases) {
-        Ok(report) => analysis.report.pairs.push(report),
-        Err(error) => analysis.skip(&title(pair), error.to_string()),
+    let report = pair_report(analysis, pair, &biases);
+    if let Some(report) = analysis.note(&title(pair), report)? {
+        analysis.report.pairs.push(report);
     }
     Ok(())
 }
 
+/// Takes over the row of the save before if all its tensors hold the same bytes.
+fn unchanged(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<bool, ReadError> {
+    let Some(row) = analysis.known.and_then(|k| k.pair(pair)) else { return Ok(false) };
+    if !analysis.store.unchanged(&Task::Pair(pair).tensors())? {
+        return Ok(false);
+    }
+    analysis.report.pairs.push(row.clone());
+    analysis.keep_warm(&pair.writer);
+    analysis.keep_warm(&pair.reader);
+    Ok(true)
+}
+
 /// A pair's name for people: `v_o layer 3 head 5`.
-fn title(pair: &Pair) -> String {
+pub(super) fn title(pair: &Pair) -> String {
     let part = |what: &str, n: Option<usize>| n.map_or(String::new(), |n| format!(" {what} {n}"));
     format!(
         "{}{}{}{}",
@@ -74,21 +84,11 @@ fn biases(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<Biases, AnalyzeErr
 fn pair_report(
     analysis: &mut Analysis<'_>,
     pair: &Pair,
-    (writer, reader): (&Dense, &Dense),
     biases: &Biases,
-) -> Result<PairReport, LinalgError> {
-    let gram = gram_stats(&PairMatrices {
-        writer: writer.mat(),
-        reader: reader.mat(),
-        writer_bias: biases.writer.as_deref(),
-        reader_bias: biases.reader.as_deref(),
-    })?;
-    let (overlap, flag) = if pair.group.is_some() {
-        Default::default()
-    } else {
-        subspaces(analysis, pair, writer, reader)?
-    };
+) -> Result<PairReport, Missing> {
+    let (gram, (overlap, flag)) = measured(analysis, pair, biases)?;
     let oriented = is_oriented(analysis, pair, &gram);
+    let stderr = gram.stderr;
     Ok(PairReport {
         pair: pair.name.as_str(),
         kind: pair.name.kind(),
@@ -111,9 +111,82 @@ fn pair_report(
         gap_shape: gram.gap_shape,
         flag_correlation: flag,
         overlap,
-        stderr: StderrReport { commutator: gram.stderr.commutator },
+        stderr: StderrReport {
+            gram_correlation: stderr.gram_correlation.filter(|_| oriented),
+            gram_cosine: stderr.gram_cosine,
+            commutator: stderr.commutator,
+            commutator_vs_chance: stderr.commutator_vs_chance.filter(|_| oriented),
+            composition: stderr.composition,
+            gap_ratio: stderr.gap_ratio,
+        },
         law_gap: law_gap(pair.law, &gram).filter(|_| biases.law_applies),
     })
+}
+
+/// Whether the Grams of the pair, or those of its outer sides, are formed. Told by shapes alone, so
+/// that a pair is measured in the same way at every save.
+pub(super) fn is_small(analysis: &Analysis<'_>, pair: &Pair) -> bool {
+    let limit = analysis.options.exact_limit;
+    let (n, p) = (pair.writer.shape().1, pair.reader.shape().0);
+    let fits = analysis.options.fits(pair.dim.saturating_mul(n.saturating_add(p)));
+    fits && (pair.dim <= limit || n.max(p) <= limit)
+}
+
+/// Statistics and overlaps by the route that the shapes allow.
+fn measured(
+    analysis: &mut Analysis<'_>,
+    pair: &Pair,
+    biases: &Biases,
+) -> Result<(GramStats, Subspaces), Missing> {
+    if !is_small(analysis, pair) {
+        let stats = estimated_stats(analysis, pair, biases)?;
+        return Ok((stats, searched_subspaces(analysis, pair)?));
+    }
+    let writer = analysis.store.operand(&pair.writer)?;
+    let reader = analysis.store.operand(&pair.reader)?;
+    let matrices = PairMatrices {
+        writer: writer.mat(),
+        reader: reader.mat(),
+        writer_bias: biases.writer.as_deref(),
+        reader_bias: biases.reader.as_deref(),
+    };
+    if pair.group.is_some() {
+        return Ok((gram_stats(&matrices)?, Subspaces::default()));
+    }
+    if pair.dim > analysis.options.exact_limit {
+        return Ok((gram_stats(&matrices)?, searched_subspaces(analysis, pair)?));
+    }
+    let eps = [&pair.writer, &pair.reader].map(|o| analysis.store.storage_eps(&o.parts));
+    let ks = wanted_ks(analysis, pair);
+    let k_max = ks.last().copied().unwrap_or(1).max(analysis.k_max());
+    let (stats, writes, reads) = gram_stats_and_spectra(&matrices, k_max, eps)?;
+    Ok((stats, subspaces(analysis, pair, &writes, &reads)))
+}
+
+fn estimated_stats(
+    analysis: &mut Analysis<'_>,
+    pair: &Pair,
+    biases: &Biases,
+) -> Result<GramStats, Missing> {
+    let k_max = analysis.k_max();
+    let writes = analysis.spectrum(&pair.writer, Side::Left, k_max)?;
+    let reads = analysis.spectrum(&pair.reader, Side::Right, k_max)?;
+    let bases = (writes.basis(), reads.basis());
+    let writer = analysis.store.large(&pair.writer)?;
+    let reader = analysis.store.large(&pair.reader)?;
+    let (writer, reader) = (writer.linear()?, reader.linear()?);
+    let stats = estimate_gram_stats(&PairOperators {
+        writer: &writer,
+        reader: &reader,
+        writer_bias: biases.writer.as_deref(),
+        reader_bias: biases.reader.as_deref(),
+        writer_leading: bases.0.as_ref(),
+        writer_values: writes.values(),
+        reader_leading: bases.1.as_ref(),
+        reader_values: reads.values(),
+    })?;
+    analysis.flops = analysis.flops.saturating_add(writer.flops()).saturating_add(reader.flops());
+    Ok(stats)
 }
 
 /// Whether both Grams prefer directions by more than the rounding of the stored type makes of an
@@ -135,25 +208,36 @@ fn law_gap(law: Law, gram: &GramStats) -> Option<f64> {
 
 type Subspaces = (BTreeMap<usize, OverlapReport>, Option<f64>);
 
-fn subspaces(
-    analysis: &mut Analysis<'_>,
-    pair: &Pair,
-    writer: &Dense,
-    reader: &Dense,
-) -> Result<Subspaces, LinalgError> {
-    let ks = &analysis.options.k;
+fn searched_subspaces(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<Subspaces, Missing> {
+    if pair.group.is_some() {
+        return Ok(Subspaces::default());
+    }
+    let k_max = wanted_ks(analysis, pair).last().copied().unwrap_or(1);
+    let writes = analysis.spectrum(&pair.writer, Side::Left, k_max)?.spectrum();
+    let reads = analysis.spectrum(&pair.reader, Side::Right, k_max)?.spectrum();
+    Ok(subspaces(analysis, pair, &writes, &reads))
+}
+
+/// Dimensions of a pair's overlaps, rising.
+fn wanted_ks(analysis: &Analysis<'_>, pair: &Pair) -> Vec<usize> {
     // K − 1 joins the overlaps of a classifier pair, not its flag: the flag's steps stay those of
     // every other pair.
     let extra = pair.classes.map(|classes| classes - 1).filter(|k| *k > 0);
-    let mut all: Vec<usize> = ks.iter().copied().chain(extra).collect();
+    let mut all: Vec<usize> = analysis.options.k.iter().copied().chain(extra).collect();
     all.sort_unstable();
     all.dedup();
-    let k_max = all.last().copied().unwrap_or(1);
-    let writes = analysis.spectrum(&pair.writer, writer, Side::Left, k_max)?;
-    let reads = analysis.spectrum(&pair.reader, reader, Side::Right, k_max)?;
-    let overlap = overlaps(&writes, &reads, &all);
-    let flag = flag_correlation(&writes, &reads, &analysis.options.k);
-    Ok((overlap.into_iter().map(|o| (o.k, overlap_report(&o))).collect(), flag))
+    all
+}
+
+fn subspaces(
+    analysis: &Analysis<'_>,
+    pair: &Pair,
+    writes: &Spectrum,
+    reads: &Spectrum,
+) -> Subspaces {
+    let overlap = overlaps(writes, reads, &wanted_ks(analysis, pair));
+    let flag = flag_correlation(writes, reads, &analysis.options.k);
+    (overlap.into_iter().map(|o| (o.k, overlap_report(&o))).collect(), flag)
 }
 
 fn overlap_report(o: &Overlap) -> OverlapReport {

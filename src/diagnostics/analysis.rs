@@ -1,19 +1,32 @@
-//! The order of work on one checkpoint: one pass over its depth, tensors kept while neighbours need
-//! them.
+//! The work on one checkpoint, shared out to threads and put together again.
 
-use super::work::{Analysis, AnalyzeError, Baseline, Options, Previous};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::baseline::{Baseline, Known, Mark};
+use super::options::Options;
+use super::tasks::{Task, last_uses, shares, wanted_ks};
+use super::work::{Analysis, AnalyzeError, Previous};
 use super::{Report, Skipped, alignment, classifier, heads, spectra};
 use crate::checkpoint::Manifest;
-use crate::model::{LayerGraph, Role};
+use crate::model::LayerGraph;
 
 /// Told of progress, asked whether to go on.
-pub trait Observer {
+pub trait Observer: Sync {
     /// `done` of `total` parts are measured.
     fn progress(&self, done: usize, total: usize);
+
     /// Whether the result is still wanted.
     fn cancelled(&self) -> bool {
         false
     }
+
+    /// So many bytes were read, and no file is open: may sleep to keep to a rate.
+    fn has_read(&self, _bytes: u64) {}
 }
 
 /// An observer that does not care.
@@ -33,6 +46,10 @@ pub struct Outcome {
     pub baseline: Baseline,
     /// Bytes of tensors read.
     pub read_bytes: u64,
+    /// Floating-point operations of the products with large matrices.
+    pub flops: u64,
+    /// CPU time of the threads that were started for it, without that of the caller's.
+    pub cpu_elsewhere: Duration,
 }
 
 /// Measures a checkpoint.
@@ -51,44 +68,168 @@ pub fn analyze(
     previous: Previous<'_>,
     observer: &dyn Observer,
 ) -> Result<Outcome, AnalyzeError> {
-    let mut analysis =
-        Analysis::new(manifest, options, previous, empty_report(manifest, graph, buffers));
-    let total = graph.matrices.len() + graph.pairs.len() + graph.heads.len() + 1;
-    let mut done = 0;
-    let mut tick = || {
-        done += 1;
-        observer.progress(done, total);
-        if observer.cancelled() { Err(AnalyzeError::Cancelled) } else { Ok(()) }
+    let tasks = Task::all(graph);
+    let wanted = wanted_ks(graph, &options.k, &options.rotation_k);
+    let known = previous.baseline.and_then(|b| Known::new(b, options));
+    let shared = Shared {
+        manifest,
+        options,
+        previous,
+        known: known.as_ref(),
+        wanted: &wanted,
+        total: tasks.len() + 1,
+        done: AtomicUsize::new(0),
+        observer,
     };
-    // Depth by depth, so that a tensor's matrix, pairs and heads meet while it is in memory.
-    let mut matrices = graph.matrices.iter().peekable();
-    let mut pairs = graph.pairs.iter().peekable();
-    let mut head_sets = graph.heads.iter().peekable();
-    let depth = graph.matrices.iter().filter_map(|m| m.layer).max().map_or(0, |l| l + 1);
-    for layer in 0..=depth {
-        while let Some(matrix) = matrices.next_if(|m| m.layer.is_none_or(|l| l <= layer)) {
-            spectra::measure(&mut analysis, matrix)?;
-            tick()?;
-        }
-        while let Some(set) = head_sets.next_if(|h| h.layer <= layer) {
-            heads::measure(&mut analysis, set)?;
-            tick()?;
-        }
-        while let Some(pair) = pairs.next_if(|p| p.layer.is_none_or(|l| l <= layer)) {
-            alignment::measure(&mut analysis, pair)?;
-            tick()?;
-        }
+    let (parts, cpu_elsewhere) = shared.run(&shares(&tasks, options.threads.max(1)))?;
+    let mut report = empty_report(manifest, graph, buffers);
+    let mut baseline = Baseline::default();
+    let (mut read_bytes, mut flops) = (0, 0);
+    for part in parts {
+        report.append(part.report);
+        baseline.merge(part.baseline);
+        read_bytes += part.read_bytes;
+        flops += part.flops;
     }
-    if let Some(matrix) = graph.matrices.iter().find(|m| m.role == Role::Classifier) {
-        classifier::measure(&mut analysis, matrix)?;
-    }
-    count_the_rest(&mut analysis, manifest, graph)?;
-    tick()?;
+    let rest = shared.count_the_rest(graph, &mut report)?;
+    read_bytes += rest.read_bytes;
+    baseline.merge(rest.baseline);
+    shared.tick()?;
     // A second look: what changed while it was read may be torn.
     manifest.unchanged()?;
-    let before = analysis.previous_store.as_ref().map_or(0, super::store::Store::read_bytes);
-    let read_bytes = analysis.store.read_bytes() + before;
-    Ok(Outcome { report: analysis.report, baseline: analysis.baseline, read_bytes })
+    baseline.measured = Some((Arc::new(report.clone()), options.clone()));
+    Ok(Outcome { report, baseline, read_bytes, flops, cpu_elsewhere })
+}
+
+/// What the threads share.
+struct Shared<'a> {
+    manifest: &'a Manifest,
+    options: &'a Options,
+    previous: Previous<'a>,
+    known: Option<&'a Known<'a>>,
+    wanted: &'a BTreeMap<String, Vec<usize>>,
+    total: usize,
+    done: AtomicUsize,
+    observer: &'a dyn Observer,
+}
+
+/// What one thread brings.
+struct Part {
+    report: Report,
+    baseline: Baseline,
+    read_bytes: u64,
+    flops: u64,
+}
+
+impl Shared<'_> {
+    fn tick(&self) -> Result<(), AnalyzeError> {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        self.observer.progress(done, self.total);
+        if self.observer.cancelled() { Err(AnalyzeError::Cancelled) } else { Ok(()) }
+    }
+
+    fn marks(&self) -> Option<&BTreeMap<String, Mark>> {
+        self.previous.baseline.map(|b| &b.marks)
+    }
+
+    /// Every share on a thread of its own, the first on this one; their parts in order, and the CPU
+    /// time of the others.
+    fn run(&self, shares: &[&[Task<'_>]]) -> Result<(Vec<Part>, Duration), AnalyzeError> {
+        let Some((first, others)) = shares.split_first() else { return Ok(Default::default()) };
+        std::thread::scope(|scope| {
+            let timed = |share| {
+                let part = self.measure(share);
+                (part, clock_gettime(ClockId::ThreadCPUTime))
+            };
+            // Started threads inherit the scheduling class of this one.
+            let others: Vec<_> =
+                others.iter().map(|share| scope.spawn(move || timed(share))).collect();
+            let mut parts = vec![self.measure(first)];
+            let mut elsewhere = Duration::ZERO;
+            for other in others {
+                // A panic of a thread is one of this job, which its caller catches.
+                let (part, cpu) =
+                    other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                parts.push(part);
+                elsewhere += Duration::try_from(cpu).unwrap_or_default();
+            }
+            Ok((parts.into_iter().collect::<Result<_, _>>()?, elsewhere))
+        })
+    }
+
+    fn measure(&self, tasks: &[Task<'_>]) -> Result<Part, AnalyzeError> {
+        let pause = |bytes| self.observer.has_read(bytes);
+        let mut analysis = Analysis::new(
+            self.manifest,
+            self.options,
+            self.previous,
+            self.known,
+            self.wanted,
+            self.marks(),
+            &pause,
+            Report::default(),
+        );
+        for (task, done_with) in tasks.iter().zip(last_uses(tasks)) {
+            match task {
+                Task::Matrix(matrix) => spectra::measure(&mut analysis, matrix)?,
+                Task::Heads(set) => heads::measure(&mut analysis, set)?,
+                Task::Pair(pair) => alignment::measure(&mut analysis, pair)?,
+                Task::Classifier(matrix) => classifier::measure(&mut analysis, matrix)?,
+            }
+            for tensor in done_with {
+                analysis.store.release(tensor);
+            }
+            self.tick()?;
+        }
+        Ok(analysis.into())
+    }
+
+    /// NaN and infinities in the tensors that are no matrices of the graph; those of the matrices
+    /// are counted already.
+    fn count_the_rest(
+        &self,
+        graph: &LayerGraph,
+        report: &mut Report,
+    ) -> Result<Part, AnalyzeError> {
+        let used: std::collections::HashSet<&str> =
+            graph.matrices.iter().map(|m| m.view.tensor.as_str()).collect();
+        let pause = |bytes| self.observer.has_read(bytes);
+        let mut analysis = Analysis::new(
+            self.manifest,
+            self.options,
+            Previous::default(),
+            None,
+            self.wanted,
+            self.marks(),
+            &pause,
+            Report::default(),
+        );
+        for info in self.manifest.tensors.iter().filter(|t| t.dtype.is_float()) {
+            if used.contains(info.name.as_str()) {
+                continue;
+            }
+            let mark = analysis.store.mark(&info.name)?;
+            analysis.store.release(&info.name);
+            let (nan, inf) = (mark.nan, mark.inf);
+            report.nan += nan;
+            report.inf += inf;
+            if nan + inf > 0 {
+                let reason = format!("holds {nan} NaN and {inf} infinite values");
+                report.skipped.push(Skipped { name: info.name.clone(), reason });
+            }
+        }
+        Ok(analysis.into())
+    }
+}
+
+impl From<Analysis<'_>> for Part {
+    fn from(analysis: Analysis<'_>) -> Self {
+        let before = analysis.previous_store.as_ref().map_or(0, super::store::Store::read_bytes);
+        let read_bytes = analysis.store.read_bytes() + before;
+        let mut baseline = analysis.baseline;
+        baseline.marks = analysis.store.into_marks();
+        Self { report: analysis.report, baseline, read_bytes, flops: analysis.flops }
+    }
 }
 
 fn empty_report(manifest: &Manifest, graph: &LayerGraph, buffers: &[&str]) -> Report {
@@ -110,40 +251,7 @@ fn empty_report(manifest: &Manifest, graph: &LayerGraph, buffers: &[&str]) -> Re
         format: manifest.format,
         architecture: graph.architecture.clone(),
         parameters,
-        matrices: Vec::new(),
-        pairs: Vec::new(),
-        heads: Vec::new(),
-        classifier: None,
         skipped,
-        nan: 0,
-        inf: 0,
+        ..Report::default()
     }
-}
-
-/// NaN and infinities in the tensors that are no matrices of the graph; those of the matrices are
-/// counted already.
-fn count_the_rest(
-    analysis: &mut Analysis<'_>,
-    manifest: &Manifest,
-    graph: &LayerGraph,
-) -> Result<(), AnalyzeError> {
-    let used: std::collections::HashSet<&str> =
-        graph.matrices.iter().map(|m| m.view.tensor.as_str()).collect();
-    for info in manifest.tensors.iter().filter(|t| t.dtype.is_float()) {
-        if used.contains(info.name.as_str()) {
-            continue;
-        }
-        if !analysis.store.fits(&info.name) {
-            analysis.skip(&info.name, analysis.store.limit_reason());
-            continue;
-        }
-        let tensor = analysis.store.tensor(&info.name)?;
-        let (nan, inf) = (tensor.nan, tensor.inf);
-        analysis.report.nan += nan;
-        analysis.report.inf += inf;
-        if nan + inf > 0 {
-            analysis.skip(&info.name, format!("holds {nan} NaN and {inf} infinite values"));
-        }
-    }
-    Ok(())
 }

@@ -6,14 +6,15 @@ use crate::linalg::{CLASSES_LIMIT, classifier_geometry};
 use crate::model::Matrix;
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<(), AnalyzeError> {
-    if !analysis.store.fits(&matrix.view.tensor) {
+    let classes = matrix.view.n_rows();
+    if !analysis.options.fits(classes.saturating_mul(matrix.view.n_cols())) {
+        analysis.skip(&matrix.name, "simplex deviation: larger than memory_limit decoded".into());
+        return Ok(());
+    }
+    if analysis.store.non_finite(&matrix.view)? != (0, 0) || classes < 2 {
         return Ok(());
     }
     let dense = analysis.store.view(&matrix.view)?;
-    let classes = matrix.view.n_rows();
-    if dense.non_finite() != (0, 0) || classes < 2 {
-        return Ok(());
-    }
     let Some(geometry) = classifier_geometry(dense.mat()) else {
         let reason = if classes > CLASSES_LIMIT {
             format!("{classes} classes, expected at most {CLASSES_LIMIT} for the simplex deviation")

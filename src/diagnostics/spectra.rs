@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use faer::Mat;
 
 use super::MatrixReport;
-use super::store::Dense;
-use super::work::{Analysis, AnalyzeError};
-use crate::checkpoint::Dtype;
-use crate::linalg::{Side, Spectrum, UpdateRatio, rotation};
+use super::work::{Analysis, AnalyzeError, Missing, leading_left};
+use crate::checkpoint::{Dtype, ReadError};
+use crate::linalg::{Side, Sketch, UpdateRatio, rotation};
 use crate::model::{Matrix, Operand};
 
+/// A save up to this size is read again to compare with: exact differences of 64 MiB cost a tenth
+/// of a second. Of a larger one the sketch tells the update size.
+const CHEAP_TO_READ: u64 = 1 << 26;
+
 pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<(), AnalyzeError> {
-    if analysis.too_large(&matrix.name, std::slice::from_ref(&matrix.view)) {
+    if unchanged(analysis, matrix)? {
         return Ok(());
     }
-    let dense = analysis.store.view(&matrix.view)?;
-    let (nan, inf) = dense.non_finite();
+    let (nan, inf) = analysis.store.non_finite(&matrix.view)?;
     analysis.report.nan += nan;
     analysis.report.inf += inf;
     let dtype = analysis.store.dtype(&matrix.view.tensor).map_or("", Dtype::name);
@@ -27,6 +29,7 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<()
         rows: matrix.view.n_rows(),
         cols: matrix.view.n_cols(),
         dtype,
+        spectrum: None,
         frobenius_norm: None,
         spectral_norm: None,
         stable_rank: None,
@@ -36,44 +39,76 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<()
         nan,
         inf,
         update_ratio: None,
+        update_ratio_stderr: None,
         rotation: analysis.options.rotation_k.iter().map(|&k| (k, None)).collect(),
     };
     if nan + inf > 0 {
         analysis.skip(&matrix.name, format!("holds {nan} NaN and {inf} infinite values"));
     } else {
-        fill(analysis, matrix, &dense, &mut report);
+        let filled = fill(analysis, matrix, &mut report);
+        analysis.note(&matrix.name, filled)?;
     }
     analysis.report.matrices.push(report);
     Ok(())
 }
 
-fn fill(analysis: &mut Analysis<'_>, matrix: &Matrix, dense: &Dense, report: &mut MatrixReport) {
-    let operand = Operand::whole(matrix);
-    let k_max = analysis.k_max();
-    let spectrum = match analysis.spectrum(&operand, dense, Side::Left, k_max) {
-        Ok(spectrum) => spectrum,
-        Err(error) => {
-            return analysis.skip(&matrix.name, error.to_string());
-        }
+/// Takes over the row of the save before if the tensor holds the same bytes.
+fn unchanged(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<bool, ReadError> {
+    let (Some(known), Some(baseline)) = (analysis.known, analysis.previous.baseline) else {
+        return Ok(false);
     };
+    let Some(row) = known.matrix(matrix) else { return Ok(false) };
+    if !analysis.store.unchanged(&[&matrix.view.tensor])? {
+        return Ok(false);
+    }
+    let name = matrix.name.as_str();
+    let mut row = row.clone();
+    if row.nan + row.inf > 0 {
+        let (nan, inf) = (row.nan, row.inf);
+        analysis.skip(name, format!("holds {nan} NaN and {inf} infinite values"));
+    } else {
+        row.update_ratio = Some(0.0);
+        row.update_ratio_stderr = None;
+        let basis = baseline.bases.get(name);
+        for (k, turn) in &mut row.rotation {
+            *turn = basis.filter(|b| b.ncols() >= *k).map(|_| 0.0);
+        }
+    }
+    analysis.report.nan += row.nan;
+    analysis.report.inf += row.inf;
+    analysis.report.matrices.push(row);
+    if let Some(basis) = baseline.bases.get(name) {
+        analysis.keep_basis(name, basis);
+    }
+    if let Some(sketch) = baseline.sketches.get(name) {
+        analysis.baseline.sketches.insert(name.to_owned(), sketch.clone());
+    }
+    analysis.keep_warm(&Operand::whole(matrix));
+    Ok(true)
+}
+
+fn fill(
+    analysis: &mut Analysis<'_>,
+    matrix: &Matrix,
+    report: &mut MatrixReport,
+) -> Result<(), Missing> {
+    let operand = Operand::whole(matrix);
+    let found = analysis.spectrum(&operand, Side::Left, analysis.k_max())?;
+    let spectrum = found.spectrum();
+    report.spectrum = Some(found.method());
     report.frobenius_norm = Some(spectrum.frobenius);
     report.spectral_norm = spectrum.spectral_norm();
     report.stable_rank = spectrum.stable_rank();
     report.effective_rank = spectrum.effective_rank();
     report.spectral_entropy = spectrum.spectral_entropy();
     report.numerical_rank = spectrum.numerical_rank();
-    let then = previous_matrix(analysis, matrix, dense);
-    if then.is_none() && analysis.previous_store.is_some() {
-        let why = "not compared: no finite tensor of this name and shape in the save before";
-        analysis.skip(&matrix.name, why.into());
-    }
     let basis = match analysis.previous_basis(&matrix.name) {
         Some(basis) => Some(basis.clone()),
-        None => then.as_ref().and_then(|then| leading_basis(analysis, matrix, then)),
+        None => basis_of_the_file_before(analysis, matrix),
     };
     report.rotation = rotations(analysis, basis.as_ref(), &spectrum.basis);
-    report.update_ratio = then.and_then(|then| update(&then, dense));
-    analysis.keep_basis(&matrix.name, &spectrum);
+    analysis.keep_basis(&matrix.name, &spectrum.basis);
+    update(analysis, matrix, report)
 }
 
 fn rotations(
@@ -85,37 +120,84 @@ fn rotations(
     analysis.options.rotation_k.iter().map(|&k| (k, turn(k))).collect()
 }
 
-fn leading_basis(analysis: &Analysis<'_>, matrix: &Matrix, dense: &Dense) -> Option<Mat<f64>> {
-    let k = analysis.options.rotation_k.last().copied()?;
-    let eps = analysis.store.storage_eps(std::slice::from_ref(&matrix.view));
-    Some(Spectrum::compute(dense.mat(), Side::Left, k, eps).ok()?.basis)
-}
-
-/// The matrix in the save before, where that is still there, finite, and has the same shape. That it
-/// is gone or changing is normal (rotation), so it costs the comparison only.
-fn previous_matrix(analysis: &mut Analysis<'_>, matrix: &Matrix, dense: &Dense) -> Option<Dense> {
-    let before = analysis.previous.manifest?.find(&matrix.view.tensor)?;
-    let now = analysis.manifest.find(&matrix.view.tensor)?;
+/// Whether the save before still has a finite matrix of this name and shape. That it is gone or
+/// changing is normal (rotation), so it costs the comparison only.
+fn is_comparable(analysis: &mut Analysis<'_>, matrix: &Matrix) -> bool {
+    let tensor = matrix.view.tensor.as_str();
+    let before = analysis.previous.manifest.and_then(|m| m.find(tensor));
+    let Some((before, now)) = before.zip(analysis.manifest.find(tensor)) else { return false };
     if before.shape != now.shape || !before.dtype.is_float() {
-        return None;
+        return false;
     }
-    let Ok(then) = analysis.previous_store.as_mut()?.view(&matrix.view) else {
-        // Gone for good: do not ask again for every matrix.
-        analysis.previous_store = None;
-        return None;
-    };
-    let same = then.mat().shape() == dense.mat().shape();
-    (same && then.non_finite() == (0, 0)).then_some(then)
+    let Some(store) = analysis.previous_store.as_mut() else { return false };
+    if let Ok(counts) = store.non_finite(&matrix.view) {
+        return counts == (0, 0);
+    }
+    // Gone for good: do not ask again for every matrix.
+    analysis.previous_store = None;
+    false
 }
 
-/// ‖W − `W_prev`‖_`F/‖W_prev`‖_F.
-fn update(then: &Dense, now: &Dense) -> Option<f64> {
-    let mut sum = UpdateRatio::default();
-    let (then, now) = (then.mat(), now.mat());
-    for i in 0..now.nrows() {
-        let (before, after): (Vec<f32>, Vec<f32>) =
-            (0..now.ncols()).map(|j| (then[(i, j)], now[(i, j)])).unzip();
-        sum.add(&before, &after);
+/// Leading left vectors of the matrix in the save before, where nothing was kept of that.
+fn basis_of_the_file_before(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Option<Mat<f64>> {
+    if !is_comparable(analysis, matrix) {
+        return None;
     }
-    sum.ratio()
+    let ks = analysis.options.rotation_k.clone();
+    let (rows, cols) = (matrix.view.n_rows(), matrix.view.n_cols());
+    let is_exact = analysis.options.is_exact(rows, cols);
+    let store = analysis.previous_store.as_mut()?;
+    leading_left(store, matrix, &ks, is_exact).ok()
+}
+
+/// ‖W − `W_prev`‖_`F/‖W_prev`‖_F: exact where the save before is at hand and cheap to read, else
+/// from the sketches of both. The sketch is kept either way.
+fn update(
+    analysis: &mut Analysis<'_>,
+    matrix: &Matrix,
+    report: &mut MatrixReport,
+) -> Result<(), Missing> {
+    let name = matrix.name.as_str();
+    let before = analysis.previous.baseline.and_then(|b| b.sketches.get(name));
+    let is_cheap = analysis.previous.manifest.is_some_and(|m| m.n_bytes() <= CHEAP_TO_READ);
+    let stored = analysis.store.stored(&matrix.view, 1.0)?;
+    let mut sketch = Sketch::new(before.map_or(analysis.options.seed, |(then, _)| then.seed()));
+    stored.for_slices(64, &mut |_, values| sketch.add(values))?;
+    let estimate = before.and_then(|(then, norm)| sketch.distance(then).zip(Some(*norm)));
+    if before.is_none() || is_cheap {
+        let has_before = analysis.previous_store.is_some();
+        if is_comparable(analysis, matrix) {
+            report.update_ratio = exact_update(analysis, matrix)?;
+        } else if has_before {
+            let why = "not compared: no finite tensor of this name and shape in the save before";
+            analysis.skip(name, why.into());
+        }
+    }
+    if report.update_ratio.is_none()
+        && let Some(((distance, error), norm)) = estimate
+        && norm > 0.0
+    {
+        report.update_ratio = Some(distance / norm);
+        report.update_ratio_stderr = Some(error / norm);
+    }
+    let norm = report.frobenius_norm.unwrap_or(0.0);
+    analysis.baseline.sketches.insert(name.to_owned(), (sketch, norm));
+    Ok(())
+}
+
+/// The difference of the values in both files; `None` where the save before ends meanwhile.
+fn exact_update(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<Option<f64>, Missing> {
+    let Some(store) = analysis.previous_store.as_mut() else { return Ok(None) };
+    let Ok(then) = store.view(&matrix.view) else {
+        analysis.previous_store = None;
+        return Ok(None);
+    };
+    let now = analysis.store.stored(&matrix.view, 1.0)?;
+    let mut sum = UpdateRatio::default();
+    let mut at = 0;
+    now.for_slices(64, &mut |_, values| {
+        sum.add(&then.values()[at..at + values.len()], values);
+        at += values.len();
+    })?;
+    Ok(sum.ratio())
 }

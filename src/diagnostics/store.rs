@@ -1,35 +1,85 @@
-//! Tensors and operands of one checkpoint as matrices, under a memory budget.
+//! Tensors of one checkpoint as matrices, under a memory budget.
 
-use std::ops::Range;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use faer::MatRef;
 
-use crate::checkpoint::{Dtype, Manifest, ReadError, Tensor};
-use crate::model::{BiasView, Layout, Operand, View};
+use super::baseline::Mark;
+use super::stored::{Bytes, Feed, Stored};
+use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
+use crate::linalg::{Block, LinalgError, Linear, Panels};
+use crate::model::{BiasView, Operand, View};
 
-/// How far a single tensor may exceed the budget: the embedding of a model with 128 thousand tokens
-/// and 4096 dimensions takes 2 GiB.
-const ONE_TENSOR: u64 = 4;
+/// Largest exponent of a scale: 2^126 brings every subnormal to a normal number.
+const MAX_EXPONENT: i32 = 126;
 
-/// Decoded tensors of one checkpoint, the latest used kept while they fit the budget.
-#[derive(Debug)]
+/// The stored bytes of one checkpoint's tensors: read once, hashed as they are read, kept while
+/// they are needed and fit the budget.
 pub(super) struct Store<'a> {
     manifest: &'a Manifest,
     budget: u64,
     /// Oldest use first.
-    kept: Vec<(String, Arc<Tensor>)>,
-    read_bytes: u64,
+    kept: Vec<(String, Arc<Raw>)>,
+    marks: BTreeMap<String, Mark>,
+    /// Marks of the save before.
+    before: Option<&'a BTreeMap<String, Mark>>,
+    /// Whether the latest tensor was that of the save before: then the next one is probably, too,
+    /// and is hashed without being kept.
+    expects_unchanged: bool,
+    feed: Rc<Feed<'a>>,
+}
+
+/// An operand whose products are made from stored bytes.
+pub(super) struct Large<'a> {
+    parts: Vec<(Stored<'a>, bool)>,
+    gain: Option<Vec<f32>>,
+    exponent: i32,
+}
+
+impl Large<'_> {
+    /// The operand as a linear map.
+    pub(super) fn linear(&self) -> Result<Linear<'_>, LinalgError> {
+        let mut blocks = Vec::with_capacity(self.parts.len());
+        for (source, transposed) in &self.parts {
+            blocks.push(Block { source: source as &dyn Panels, transposed: *transposed });
+        }
+        Linear::new(blocks, self.gain.clone(), self.exponent)
+    }
 }
 
 impl<'a> Store<'a> {
-    pub(super) fn new(manifest: &'a Manifest, budget: u64) -> Self {
-        Self { manifest, budget, kept: Vec::new(), read_bytes: 0 }
+    pub(super) fn new(
+        manifest: &'a Manifest,
+        budget: u64,
+        before: Option<&'a BTreeMap<String, Mark>>,
+        pause: &'a dyn Fn(u64),
+    ) -> Self {
+        Self {
+            manifest,
+            budget,
+            kept: Vec::new(),
+            marks: BTreeMap::new(),
+            before,
+            expects_unchanged: false,
+            feed: Rc::new(Feed { failure: RefCell::default(), read_bytes: Cell::default(), pause }),
+        }
     }
 
     /// Bytes of tensors read from files so far.
     pub(super) fn read_bytes(&self) -> u64 {
-        self.read_bytes
+        self.feed.read_bytes.get()
+    }
+
+    /// What was seen of the tensors so far.
+    pub(super) fn into_marks(self) -> BTreeMap<String, Mark> {
+        self.marks
+    }
+
+    pub(super) fn info(&self, tensor: &str) -> &'a TensorInfo {
+        self.manifest.find(tensor).expect("the graph names tensors of this manifest")
     }
 
     pub(super) fn dtype(&self, tensor: &str) -> Option<Dtype> {
@@ -43,195 +93,236 @@ impl<'a> Store<'a> {
         views.iter().filter_map(of).fold(f64::from(f32::EPSILON), f64::max)
     }
 
-    /// Whether a tensor can be decoded: the budget is for what is kept, one tensor may exceed it
-    /// [`ONE_TENSOR`] times. A sparse file can state sizes that no memory holds.
-    pub(super) fn fits(&self, tensor: &str) -> bool {
-        let limit = self.budget.saturating_mul(ONE_TENSOR);
-        self.manifest.find(tensor).is_some_and(|t| t.n_elements() as u64 <= limit / 4)
+    /// Why a product ended early, as the reader of the file told it.
+    pub(super) fn failure(&self) -> Option<ReadError> {
+        self.feed.failure.borrow_mut().take()
     }
 
-    /// Why a tensor that does not fit is left out.
-    pub(super) fn limit_reason(&self) -> String {
-        let mib = self.budget.saturating_mul(ONE_TENSOR) >> 20;
-        format!(
-            "larger than {mib} MiB decoded, {ONE_TENSOR} times memory_limit; not even NaN were looked for"
-        )
+    /// Whether every tensor holds the bytes of the save before.
+    pub(super) fn unchanged(&mut self, tensors: &[&str]) -> Result<bool, ReadError> {
+        let Some(before) = self.before else { return Ok(false) };
+        for tensor in tensors {
+            let mark = self.mark(tensor)?;
+            if before.get(*tensor).is_none_or(|b| b.hash != mark.hash) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// A tensor, read or kept.
-    pub(super) fn tensor(&mut self, name: &str) -> Result<Arc<Tensor>, ReadError> {
+    /// Hash and counts of a tensor, which is read for it if need be.
+    pub(super) fn mark(&mut self, tensor: &str) -> Result<Mark, ReadError> {
+        if let Some(mark) = self.marks.get(tensor) {
+            return Ok(*mark);
+        }
+        let info = self.info(tensor);
+        let before = self.before.and_then(|b| b.get(tensor)).copied();
+        let too_large = info.n_bytes > self.budget;
+        if too_large || (self.expects_unchanged && before.is_some()) {
+            let hash = self.manifest.hash(info, &mut |n| self.feed.took(n))?;
+            if let Some(same) = before.filter(|b| b.hash == hash) {
+                self.marks.insert(tensor.to_owned(), same);
+                return Ok(same);
+            }
+            self.expects_unchanged = false;
+            if too_large {
+                let mark = self.scan_file(info, hash)?;
+                self.marks.insert(tensor.to_owned(), mark);
+                return Ok(mark);
+            }
+        }
+        let raw = self.raw(tensor)?;
+        let same = before.filter(|b| b.hash == raw.hash());
+        self.expects_unchanged = same.is_some();
+        let mark = same.unwrap_or_else(|| Mark::new(raw.hash(), info.dtype.scan(raw.bytes())));
+        self.marks.insert(tensor.to_owned(), mark);
+        Ok(mark)
+    }
+
+    fn scan_file(&mut self, info: &TensorInfo, hash: u128) -> Result<Mark, ReadError> {
+        let mut scan = crate::checkpoint::Scan::default();
+        let mut each = |bytes: &[u8]| scan.merge(&info.dtype.scan(bytes));
+        self.manifest.read_elements(info, 0..info.n_elements(), &mut each, &mut |n| {
+            self.feed.took(n);
+        })?;
+        Ok(Mark::new(hash, scan))
+    }
+
+    /// A tensor's bytes, read or kept.
+    fn raw(&mut self, name: &str) -> Result<Arc<Raw>, ReadError> {
         if let Some(at) = self.kept.iter().position(|(n, _)| n == name) {
             let entry = self.kept.remove(at);
-            let tensor = Arc::clone(&entry.1);
+            let raw = Arc::clone(&entry.1);
             self.kept.push(entry);
-            return Ok(tensor);
+            return Ok(raw);
         }
-        let info = self.manifest.find(name).expect("the graph names tensors of this manifest");
-        let tensor = Arc::new(self.manifest.read(info)?);
-        self.read_bytes += info.n_bytes;
-        self.kept.push((name.to_owned(), Arc::clone(&tensor)));
-        self.trim();
-        Ok(tensor)
+        let info = self.info(name);
+        self.make_room(info.n_bytes);
+        let raw = Arc::new(self.manifest.read_raw(info, &mut |n| self.feed.took(n))?);
+        self.kept.push((name.to_owned(), Arc::clone(&raw)));
+        Ok(raw)
     }
 
-    /// Gives up the tensors used longest ago until the rest fits; the latest stays.
-    fn trim(&mut self) {
-        let size = |t: &Tensor| t.values.len() as u64 * 4;
-        let mut total: u64 = self.kept.iter().map(|(_, t)| size(t)).sum();
+    /// Gives up the tensors used longest ago until `wanted` more bytes fit.
+    fn make_room(&mut self, wanted: u64) {
+        let mut total: u64 = self.kept.iter().map(|(_, raw)| raw.bytes().len() as u64).sum();
         let mut gone = 0;
-        while total > self.budget && gone + 1 < self.kept.len() {
-            total -= size(&self.kept[gone].1);
+        while total + wanted > self.budget && gone < self.kept.len() {
+            total -= self.kept[gone].1.bytes().len() as u64;
             gone += 1;
         }
         self.kept.drain(..gone);
     }
 
-    /// A whole view as a matrix, without a copy where it is one block of one tensor.
-    pub(super) fn view(&mut self, view: &View) -> Result<Dense, ReadError> {
-        let tensor = self.tensor(&view.tensor)?;
-        let stored = stored_shape(view, &tensor);
-        if let ([rows], [cols]) = (view.rows.as_slice(), view.cols.as_slice()) {
-            let block = Block { rows: rows.clone(), cols: cols.clone() };
-            return Ok(Dense { data: Data::Tensor(tensor), stored, layout: view.layout, block });
-        }
-        let whole = whole(&tensor.values, stored, view.layout);
-        let mut values = Vec::with_capacity(view.n_rows() * view.n_cols());
-        copy_rows(whole, &view.rows, &view.cols, None, &mut values);
-        Ok(Dense::own(values, view.n_rows(), view.n_cols()))
+    /// Gives up a tensor that will not be asked for again.
+    pub(super) fn release(&mut self, tensor: &str) {
+        self.kept.retain(|(name, _)| name != tensor);
     }
 
-    /// An operand as a matrix: blocks transposed, stacked, gain folded in.
+    /// NaN and infinite elements of a view; values infinite as f32 alone count as infinite.
+    pub(super) fn non_finite(&mut self, view: &View) -> Result<(u64, u64), ReadError> {
+        if self.mark(&view.tensor)?.is_finite() {
+            return Ok((0, 0));
+        }
+        let mut counts = (0, 0);
+        let stored = self.stored(view, 1.0)?;
+        let counted = stored.for_slices(64, &mut |_, values| {
+            for x in values {
+                counts.0 += u64::from(x.is_nan());
+                counts.1 += u64::from(x.is_infinite());
+            }
+        });
+        self.read_or(counted)?;
+        Ok(counts)
+    }
+
+    /// The reader's own error in place of [`LinalgError::Unread`].
+    pub(super) fn read_or<T>(&self, result: Result<T, LinalgError>) -> Result<T, ReadError> {
+        result.map_err(|_| {
+            self.failure().expect("only a read that failed ends a pass over stored bytes")
+        })
+    }
+
+    /// A view as it is stored; its values will be times `scale`.
+    pub(super) fn stored(&mut self, view: &View, scale: f32) -> Result<Stored<'a>, ReadError> {
+        let info = self.info(&view.tensor);
+        let bytes = if info.n_bytes > self.budget {
+            Bytes::File(self.manifest, Rc::clone(&self.feed))
+        } else {
+            Bytes::Memory(self.raw(&view.tensor)?)
+        };
+        Ok(Stored::new(bytes, info, view, scale))
+    }
+
+    /// An operand for products.
+    pub(super) fn large(&mut self, operand: &Operand) -> Result<Large<'a>, ReadError> {
+        let mut largest = 0.0f32;
+        for part in &operand.parts {
+            largest = largest.max(self.mark(&part.tensor)?.max_abs);
+        }
+        let (scale, mut exponent) = scale(largest);
+        let mut parts = Vec::with_capacity(operand.parts.len());
+        for part in &operand.parts {
+            let stored = self.stored(part, scale)?;
+            let transposed = stored.transposed != operand.transposed;
+            parts.push((stored, transposed));
+        }
+        let mut gain = self.gain(operand)?;
+        if let Some(gain) = &mut gain {
+            let largest = gain.iter().fold(0.0f32, |max, g| max.max(g.abs()));
+            let (scale, more) = self::scale(largest);
+            for g in gain {
+                *g *= scale;
+            }
+            exponent += more;
+        }
+        Ok(Large { parts, gain, exponent })
+    }
+
+    /// A whole view as a decoded matrix.
+    pub(super) fn view(&mut self, view: &View) -> Result<Dense, ReadError> {
+        let stored = self.stored(view, 1.0)?;
+        let values = self.read_or(stored.values())?;
+        let (rows, cols) = (stored.rows(), stored.cols());
+        Ok(Dense { values, rows, cols, transposed: stored.transposed })
+    }
+
+    /// An operand as a decoded matrix: blocks transposed, stacked, gain folded in.
     pub(super) fn operand(&mut self, operand: &Operand) -> Result<Dense, ReadError> {
         if let ([only], None) = (operand.parts.as_slice(), &operand.gain) {
             let dense = self.view(only)?;
             return Ok(if operand.transposed { dense.transposed() } else { dense });
         }
-        let gain = match &operand.gain {
-            None => None,
-            Some(gain) => {
-                let plus = if gain.one_plus { 1.0 } else { 0.0 };
-                let tensor = self.tensor(&gain.tensor)?;
-                Some(tensor.values.iter().map(|g| g + plus).collect::<Vec<f32>>())
-            }
-        };
+        let gain = self.gain(operand)?;
         let (rows, cols) = operand.shape();
         let mut values = Vec::with_capacity(rows * cols);
         for part in &operand.parts {
             let dense = self.view(part)?;
             let view = if operand.transposed { dense.mat().transpose() } else { dense.mat() };
-            let (all_rows, all_cols) = (0..view.nrows(), 0..cols);
-            let rows = std::slice::from_ref(&all_rows);
-            copy_rows(view, rows, std::slice::from_ref(&all_cols), gain.as_deref(), &mut values);
+            for i in 0..view.nrows() {
+                let row = view.row(i);
+                match &gain {
+                    None => values.extend(row.iter().copied()),
+                    Some(gain) => values.extend(row.iter().zip(gain).map(|(x, g)| x * g)),
+                }
+            }
         }
-        Ok(Dense::own(values, rows, cols))
+        Ok(Dense { values, rows, cols, transposed: false })
+    }
+
+    fn gain(&mut self, operand: &Operand) -> Result<Option<Vec<f32>>, ReadError> {
+        let Some(gain) = &operand.gain else { return Ok(None) };
+        let plus = if gain.one_plus { 1.0 } else { 0.0 };
+        Ok(Some(self.vector(&gain.tensor)?.iter().map(|g| g + plus).collect()))
     }
 
     /// A bias as a vector.
     pub(super) fn bias(&mut self, bias: &BiasView) -> Result<Vec<f32>, ReadError> {
-        let tensor = self.tensor(&bias.tensor)?;
-        let rows = bias.rows.iter().flat_map(Clone::clone);
-        Ok(rows.map(|i| tensor.values[i]).collect())
+        let values = self.vector(&bias.tensor)?;
+        Ok(bias.rows.iter().flat_map(Clone::clone).map(|i| values[i]).collect())
+    }
+
+    fn vector(&mut self, tensor: &str) -> Result<Vec<f32>, ReadError> {
+        let raw = self.raw(tensor)?;
+        let info = self.info(tensor);
+        let mut values = vec![0.0; info.n_elements()];
+        info.dtype.decode(raw.bytes(), 1.0, &mut values);
+        Ok(values)
     }
 }
 
-fn stored_shape(view: &View, tensor: &Tensor) -> (usize, usize) {
-    match (tensor.shape.as_slice(), view.layout) {
-        (&[a, b], _) => (a, b),
-        _ => (1, tensor.values.len()),
+/// `2^-e` and e, so that the largest magnitude comes into `[1, 2)` as far as `f32` reaches.
+fn scale(largest: f32) -> (f32, i32) {
+    if largest == 0.0 || !largest.is_finite() {
+        return (1.0, 0);
     }
+    #[expect(clippy::cast_possible_truncation, reason = "the logarithm of an f32")]
+    let exponent = (f64::from(largest).log2().floor() as i32).clamp(-MAX_EXPONENT, MAX_EXPONENT);
+    (2f32.powi(-exponent), exponent)
 }
 
-/// A stored matrix in output × input orientation.
-fn whole(values: &[f32], stored: (usize, usize), layout: Layout) -> MatRef<'_, f32> {
-    let mat = MatRef::from_row_major_slice(values, stored.0, stored.1);
-    match layout {
-        Layout::OutIn => mat,
-        Layout::InOut => mat.transpose(),
-    }
-}
-
-fn copy_rows(
-    from: MatRef<'_, f32>,
-    rows: &[Range<usize>],
-    cols: &[Range<usize>],
-    gain: Option<&[f32]>,
-    into: &mut Vec<f32>,
-) {
-    for i in rows.iter().flat_map(Clone::clone) {
-        for j in cols.iter().flat_map(Clone::clone) {
-            into.push(from[(i, j)] * gain.map_or(1.0, |g| g[j]));
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Data {
-    Tensor(Arc<Tensor>),
-    Own(Arc<Vec<f32>>),
-}
-
-#[derive(Debug, Clone)]
-struct Block {
-    rows: Range<usize>,
-    cols: Range<usize>,
-}
-
-/// A matrix: a block of a kept tensor, or values of its own.
+/// A decoded matrix.
 #[derive(Debug, Clone)]
 pub(super) struct Dense {
-    data: Data,
-    stored: (usize, usize),
-    layout: Layout,
-    block: Block,
+    values: Vec<f32>,
+    rows: usize,
+    cols: usize,
+    transposed: bool,
 }
 
 impl Dense {
-    fn own(values: Vec<f32>, rows: usize, cols: usize) -> Self {
-        Self {
-            data: Data::Own(Arc::new(values)),
-            stored: (rows, cols),
-            layout: Layout::OutIn,
-            block: Block { rows: 0..rows, cols: 0..cols },
-        }
+    fn transposed(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
     }
 
-    fn transposed(self) -> Self {
-        let layout = match self.layout {
-            Layout::OutIn => Layout::InOut,
-            Layout::InOut => Layout::OutIn,
-        };
-        let block = Block { rows: self.block.cols, cols: self.block.rows };
-        Self { layout, block, ..self }
+    /// Values, row by row as stored.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.values
     }
 
     /// The matrix.
     pub(super) fn mat(&self) -> MatRef<'_, f32> {
-        let values = match &self.data {
-            Data::Tensor(tensor) => &tensor.values,
-            Data::Own(values) => values.as_ref(),
-        };
-        let Block { rows, cols } = &self.block;
-        let whole = whole(values, self.stored, self.layout);
-        whole.submatrix(rows.start, cols.start, rows.len(), cols.len())
-    }
-
-    /// NaN and infinite elements.
-    pub(super) fn non_finite(&self) -> (u64, u64) {
-        if let Data::Tensor(tensor) = &self.data
-            && tensor.nan == 0
-            && tensor.inf == 0
-            && tensor.overflow == 0
-        {
-            return (0, 0);
-        }
-        let mat = self.mat();
-        let mut counts = (0, 0);
-        for i in 0..mat.nrows() {
-            for j in 0..mat.ncols() {
-                counts.0 += u64::from(mat[(i, j)].is_nan());
-                counts.1 += u64::from(mat[(i, j)].is_infinite());
-            }
-        }
-        counts
+        let stored = MatRef::from_row_major_slice(&self.values, self.rows, self.cols);
+        if self.transposed { stored.transpose() } else { stored }
     }
 }

@@ -1,39 +1,25 @@
 //! The work on one checkpoint: what is open, remembered and measured so far.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use faer::Mat;
 
+use super::baseline::{Baseline, Known, Mark};
+use super::options::Options;
 use super::store::{Dense, Store};
+use super::tasks::Content;
 use super::{Report, Skipped};
 use crate::checkpoint::{Manifest, ReadError};
-use crate::linalg::{LinalgError, Side, Spectrum};
-use crate::model::{Operand, View};
-
-/// What is measured, and within which memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// Subspace dimensions k, rising.
-    pub k: Vec<usize>,
-    /// Dimensions k at which the turn of the leading output subspace is measured, rising.
-    pub rotation_k: Vec<usize>,
-    /// Bytes of decoded tensors kept at a time.
-    pub memory_limit: u64,
-}
-
-/// What of a save is kept in memory to compare the next one with.
-#[derive(Debug, Clone, Default)]
-pub struct Baseline {
-    /// Matrix name → its leading left singular vectors, rows × max(rotation k).
-    bases: BTreeMap<String, Mat<f64>>,
-}
+use crate::linalg::{Leading, LinalgError, Route, Side, Spectrum};
+use crate::model::{Matrix, Operand, View};
 
 /// The save before.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Previous<'a> {
-    /// Its files, where they are still there: gives update sizes.
+    /// Its files, where they are still there: gives exact update sizes.
     pub manifest: Option<&'a Manifest>,
-    /// Its leading subspaces: gives rotations.
+    /// What was kept of it.
     pub baseline: Option<&'a Baseline>,
 }
 
@@ -48,37 +34,124 @@ pub enum AnalyzeError {
     Cancelled,
 }
 
-/// Spectra remembered while neighbouring pairs use them.
+/// Why one measurement is missing.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// The save cannot be read: nothing of it counts.
+    Read(ReadError),
+    /// This measurement cannot be made.
+    Linalg(LinalgError),
+}
+
+impl From<ReadError> for Missing {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<LinalgError> for Missing {
+    fn from(error: LinalgError) -> Self {
+        Self::Linalg(error)
+    }
+}
+
+/// Spectra of each kind remembered while neighbouring pairs use them.
 const KEPT_SPECTRA: usize = 8;
 
-/// The work on one checkpoint.
+/// Smallest part of the memory limit granted to the vectors of a search.
+const VECTORS_LEAST: u64 = 1 << 24;
+
+/// The work of one thread on one checkpoint.
 pub(super) struct Analysis<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) store: Store<'a>,
     pub(super) previous_store: Option<Store<'a>>,
     pub(super) options: &'a Options,
     pub(super) previous: Previous<'a>,
+    /// Rows of the save before, where the options are the same.
+    pub(super) known: Option<&'a Known<'a>>,
     pub(super) baseline: Baseline,
     pub(super) report: Report,
-    spectra: Vec<(Operand, Side, Spectrum)>,
+    pub(super) flops: u64,
+    wanted: &'a BTreeMap<String, Vec<usize>>,
+    exact: Vec<(Content, Side, Rc<Spectrum>)>,
+    searched: Vec<(String, Rc<Leading>)>,
+}
+
+/// A matrix's spectrum, exact or searched.
+#[derive(Debug, Clone)]
+pub(super) enum Found {
+    Exact(Rc<Spectrum>),
+    Searched(Rc<Leading>, Side),
+}
+
+impl Found {
+    pub(super) fn spectrum(&self) -> Rc<Spectrum> {
+        match self {
+            Self::Exact(spectrum) => Rc::clone(spectrum),
+            Self::Searched(leading, side) => Rc::new(leading.spectrum(*side)),
+        }
+    }
+
+    /// How, in words for the report.
+    pub(super) fn method(&self) -> &'static str {
+        match self {
+            Self::Exact(_) => "exact",
+            Self::Searched(leading, _) => match leading.route {
+                Route::Cold => "block Lanczos",
+                Route::Warm => "one pass",
+                Route::Filtered => "Chebyshev",
+            },
+        }
+    }
+
+    /// Singular values, descending.
+    pub(super) fn values(&self) -> &[f64] {
+        match self {
+            Self::Exact(spectrum) => &spectrum.values,
+            Self::Searched(leading, _) => &leading.values,
+        }
+    }
+
+    /// Leading vectors in `f32`.
+    #[expect(clippy::cast_possible_truncation, reason = "deflation needs no more digits")]
+    pub(super) fn basis(&self) -> Mat<f32> {
+        match self {
+            Self::Exact(s) => {
+                Mat::from_fn(s.basis.nrows(), s.basis.ncols(), |i, j| s.basis[(i, j)] as f32)
+            }
+            Self::Searched(leading, Side::Left) => leading.left.clone(),
+            Self::Searched(leading, Side::Right) => leading.right.clone(),
+        }
+    }
 }
 
 impl<'a> Analysis<'a> {
+    #[expect(clippy::too_many_arguments, reason = "one for each thing a thread shares")]
     pub(super) fn new(
         manifest: &'a Manifest,
         options: &'a Options,
         previous: Previous<'a>,
+        known: Option<&'a Known<'a>>,
+        wanted: &'a BTreeMap<String, Vec<usize>>,
+        marks: Option<&'a BTreeMap<String, Mark>>,
+        pause: &'a dyn Fn(u64),
         report: Report,
     ) -> Self {
+        let budget = options.memory_limit / options.threads.max(1) as u64 / 2;
         Self {
             manifest,
-            store: Store::new(manifest, options.memory_limit),
-            previous_store: previous.manifest.map(|m| Store::new(m, options.memory_limit / 4)),
+            store: Store::new(manifest, budget, marks, pause),
+            previous_store: previous.manifest.map(|m| Store::new(m, budget / 4, None, pause)),
             options,
             previous,
+            known,
             baseline: Baseline::default(),
             report,
-            spectra: Vec::new(),
+            flops: 0,
+            wanted,
+            exact: Vec::new(),
+            searched: Vec::new(),
         }
     }
 
@@ -86,13 +159,24 @@ impl<'a> Analysis<'a> {
         self.report.skipped.push(Skipped { name: name.to_owned(), reason });
     }
 
-    /// Whether one of these is too large to be decoded; then `name` is skipped, with the reason.
-    pub(super) fn too_large(&mut self, name: &str, views: &[View]) -> bool {
-        let too_large = views.iter().any(|v| !self.store.fits(&v.tensor));
-        if too_large {
-            self.skip(name, self.store.limit_reason());
+    /// Whether a measurement is missing for a reason that belongs to it alone; that is noted.
+    pub(super) fn note<T>(
+        &mut self,
+        name: &str,
+        result: Result<T, Missing>,
+    ) -> Result<Option<T>, AnalyzeError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Missing::Read(error)) => Err(error.into()),
+            Err(Missing::Linalg(LinalgError::Unread)) => match self.store.failure() {
+                Some(error) => Err(error.into()),
+                None => Ok(None),
+            },
+            Err(Missing::Linalg(error)) => {
+                self.skip(name, error.to_string());
+                Ok(None)
+            }
         }
-        too_large
     }
 
     /// The largest k that any overlap or rotation asks for.
@@ -101,45 +185,133 @@ impl<'a> Analysis<'a> {
         last(&self.options.k).max(last(&self.options.rotation_k))
     }
 
-    /// The spectrum of an operand, computed or remembered. `k_max` beyond the usual one (classifier
-    /// pairs) is computed anew.
+    /// NaN and infinite values of the operand's blocks.
+    pub(super) fn non_finite(&mut self, views: &[View]) -> Result<(u64, u64), ReadError> {
+        let mut sum = (0, 0);
+        for view in views {
+            let (nan, inf) = self.store.non_finite(view)?;
+            sum = (sum.0 + nan, sum.1 + inf);
+        }
+        Ok(sum)
+    }
+
+    /// The spectrum of an operand, computed or remembered, with vectors of `side` for overlaps up to
+    /// `k_max`.
     pub(super) fn spectrum(
         &mut self,
+        operand: &Operand,
+        side: Side,
+        k_max: usize,
+    ) -> Result<Found, Missing> {
+        let (rows, cols) = operand.shape();
+        let content = Content::of(operand);
+        if !self.options.is_exact(rows, cols) {
+            let leading = self.leading(operand, &content)?;
+            let side = if content.flipped { side.other() } else { side };
+            return Ok(Found::Searched(leading, side));
+        }
+        let usual = k_max <= self.k_max();
+        if let Some((_, _, known)) =
+            self.exact.iter().find(|(c, s, _)| usual && *s == side && *c == content)
+        {
+            return Ok(Found::Exact(Rc::clone(known)));
+        }
+        let dense = self.store.operand(operand)?;
+        let spectrum = Rc::new(self.decompose(operand, &dense, side, k_max)?);
+        if usual {
+            if self.exact.len() == KEPT_SPECTRA {
+                self.exact.remove(0);
+            }
+            self.exact.push((content, side, Rc::clone(&spectrum)));
+        }
+        Ok(Found::Exact(spectrum))
+    }
+
+    fn decompose(
+        &self,
         operand: &Operand,
         dense: &Dense,
         side: Side,
         k_max: usize,
     ) -> Result<Spectrum, LinalgError> {
-        let same = |o: &Operand| {
-            o.parts == operand.parts && o.transposed == operand.transposed && o.gain == operand.gain
-        };
-        let usual = k_max <= self.k_max();
-        if let Some((_, _, known)) =
-            self.spectra.iter().find(|(o, s, _)| usual && *s == side && same(o))
-        {
-            return Ok(known.clone());
-        }
         let eps = self.store.storage_eps(&operand.parts);
-        let spectrum = Spectrum::compute(dense.mat(), side, k_max.max(self.k_max()), eps)?;
-        if usual {
-            if self.spectra.len() == KEPT_SPECTRA {
-                self.spectra.remove(0);
-            }
-            self.spectra.push((operand.clone(), side, spectrum.clone()));
+        Spectrum::compute(dense.mat(), side, k_max.max(self.k_max()), eps)
+    }
+
+    /// Leading triplets of a large operand: remembered, followed from the save before, or searched.
+    fn leading(&mut self, operand: &Operand, content: &Content) -> Result<Rc<Leading>, Missing> {
+        if let Some((_, known)) = self.searched.iter().find(|(key, _)| *key == content.key) {
+            return Ok(Rc::clone(known));
         }
-        Ok(spectrum)
+        let ks = self.wanted.get(&content.key).cloned().unwrap_or_default();
+        let (rows, cols) = operand.shape();
+        let vectors = (rows + cols) as u64 * (ks.last().copied().unwrap_or(1) as u64 + 16) * 4;
+        if vectors * 4 > self.options.memory_limit.max(VECTORS_LEAST) {
+            let what = "vectors of a search, in MiB over memory_limit,";
+            return Err(LinalgError::Shape {
+                what,
+                found: usize::try_from(vectors >> 18).unwrap_or(usize::MAX),
+                expected: usize::try_from(self.options.memory_limit >> 20).unwrap_or(usize::MAX),
+            }
+            .into());
+        }
+        // Searched in the orientation that the key names, so that both uses share it.
+        let mut upright = operand.clone();
+        upright.transposed = operand.transposed && !content.flipped;
+        let eps = self.store.storage_eps(&operand.parts);
+        let large = self.store.large(&upright)?;
+        let linear = large.linear()?;
+        let warm = self.previous.baseline.and_then(|b| b.warm.get(&content.key));
+        let leading = Rc::new(Leading::find(&linear, &ks, eps, warm)?);
+        self.flops = self.flops.saturating_add(linear.flops());
+        self.baseline.warm.insert(content.key.clone(), leading.warm_start());
+        if self.searched.len() == KEPT_SPECTRA {
+            self.searched.remove(0);
+        }
+        self.searched.push((content.key.clone(), Rc::clone(&leading)));
+        Ok(leading)
     }
 
     /// Keeps a matrix's leading left vectors for the next save.
-    pub(super) fn keep_basis(&mut self, name: &str, spectrum: &Spectrum) {
+    pub(super) fn keep_basis(&mut self, name: &str, basis: &Mat<f64>) {
         let wanted = self.options.rotation_k.last().copied().unwrap_or(0);
-        let columns = wanted.min(spectrum.basis.ncols());
-        let basis = spectrum.basis.as_ref().subcols(0, columns).to_owned();
+        let columns = wanted.min(basis.ncols());
+        let basis = basis.as_ref().subcols(0, columns).to_owned();
         self.baseline.bases.insert(name.to_owned(), basis);
     }
 
     /// The leading left vectors that a matrix had in the save before.
-    pub(super) fn previous_basis(&self, name: &str) -> Option<&Mat<f64>> {
+    pub(super) fn previous_basis(&self, name: &str) -> Option<&'a Mat<f64>> {
         self.previous.baseline?.bases.get(name)
     }
+}
+
+impl Analysis<'_> {
+    /// Hands the start of an operand's search on to the next save.
+    pub(super) fn keep_warm(&mut self, operand: &Operand) {
+        let Some(before) = self.previous.baseline else { return };
+        let key = Content::of(operand).key;
+        if let Some(start) = before.warm.get(&key)
+            && !self.baseline.warm.contains_key(&key)
+        {
+            self.baseline.warm.insert(key, start.clone());
+        }
+    }
+}
+
+/// The leading left vectors of a matrix of the save before.
+pub(super) fn leading_left(
+    store: &mut Store<'_>,
+    matrix: &Matrix,
+    ks: &[usize],
+    is_exact: bool,
+) -> Result<Mat<f64>, Missing> {
+    let eps = store.storage_eps(std::slice::from_ref(&matrix.view));
+    if is_exact {
+        let dense = store.view(&matrix.view)?;
+        let k = ks.last().copied().unwrap_or(1);
+        return Ok(Spectrum::compute(dense.mat(), Side::Left, k, eps)?.basis);
+    }
+    let large = store.large(&Operand::whole(matrix))?;
+    Ok(Leading::find(&large.linear()?, ks, eps, None)?.spectrum(Side::Left).basis)
 }

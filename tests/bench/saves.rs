@@ -78,14 +78,14 @@ fn analyse(
         n_pairs: outcome.report.pairs.len(),
         n_skipped: outcome.report.skipped.len(),
         read_bytes: outcome.read_bytes,
-        flops: None,
+        flops: Some(outcome.flops),
     };
     Ok((work, Kept { manifest, baseline: outcome.baseline }))
 }
 
 fn default_options() -> Options {
-    let Settings { k, rotation_k, memory_limit, .. } = Settings::default();
-    Options { k, rotation_k, memory_limit }
+    let Settings { k, rotation_k, memory_limit, exact_limit, threads, .. } = Settings::default();
+    Options { k, rotation_k, memory_limit, exact_limit, threads, ..Options::default() }
 }
 
 fn save(paths: &[String]) -> Result<(), Error> {

@@ -21,7 +21,12 @@ pub(crate) fn measure(path: &Path, ks: &[usize]) -> Report {
     let rules = architectures::built_in().expect("built-in rules parse");
     let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
     let buffers = model::buffers(&manifest.tensors, &graph, &rules);
-    let options = Options { k: ks.to_vec(), rotation_k: vec![8], memory_limit: 1 << 28 };
+    let options = Options {
+        k: ks.to_vec(),
+        rotation_k: vec![8],
+        memory_limit: 1 << 28,
+        ..Options::default()
+    };
     analyze(&manifest, &graph, &buffers, &options, Previous::default(), &Unobserved)
         .expect("the fixture is measured")
         .report

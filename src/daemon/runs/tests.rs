@@ -68,6 +68,7 @@ fn analyzed(step: u64) -> Analyzed {
         baseline: Baseline::default(),
         trainer: TrainerState::default(),
         step: Some(step),
+        cpu_elsewhere: Duration::ZERO,
         read_bytes: 0,
     }
 }

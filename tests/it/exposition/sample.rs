@@ -59,6 +59,7 @@ pub(super) fn matrix(role: &str, layer: Option<usize>, update: Option<f64>) -> M
         rows: 64,
         cols: 32,
         dtype: "F32",
+        spectrum: Some("exact"),
         frobenius_norm: Some(8.0),
         spectral_norm: Some(2.0),
         stable_rank: Some(16.0),
@@ -67,6 +68,7 @@ pub(super) fn matrix(role: &str, layer: Option<usize>, update: Option<f64>) -> M
         numerical_rank: Some(32),
         nan: 0,
         inf: 0,
+        update_ratio_stderr: None,
         update_ratio: update,
         rotation: BTreeMap::from([(4, update), (64, None)]),
     }
@@ -183,6 +185,7 @@ fn full_report() -> Report {
         overlap_max: Some(0.5),
         overlap_chance: Some(0.25),
         overlap_excess: Some(0.25),
+        overlap_stderr: None,
         effective_heads: Some(1.5),
     }];
     report.classifier = Some(ClassifierReport {

@@ -1,0 +1,110 @@
+//! What of a save is kept for the next one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use faer::Mat;
+
+use super::options::Options;
+use super::{HeadReport, MatrixReport, PairReport, Report};
+use crate::checkpoint::Scan;
+use crate::linalg::{Sketch, WarmStart};
+use crate::model::{HeadSet, Matrix, Pair};
+
+/// A tensor as it was seen: whether it changed since can be told from its hash.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mark {
+    /// xxh3-128 of the stored bytes.
+    pub hash: u128,
+    /// NaN elements.
+    pub nan: u64,
+    /// Infinite elements.
+    pub inf: u64,
+    /// Finite elements that are infinite as f32.
+    pub overflow: u64,
+    /// Largest finite magnitude.
+    pub max_abs: f32,
+}
+
+impl Mark {
+    pub(super) fn new(hash: u128, scan: Scan) -> Self {
+        let Scan { nan, inf, overflow, max_abs, .. } = scan;
+        Self { hash, nan, inf, overflow, max_abs }
+    }
+
+    pub(super) fn is_finite(&self) -> bool {
+        self.nan + self.inf + self.overflow == 0
+    }
+}
+
+/// What of a save is kept to compare the next one with, and to measure it faster.
+#[derive(Debug, Clone, Default)]
+pub struct Baseline {
+    /// Matrix name → its leading left singular vectors, rows × max(rotation k).
+    pub(super) bases: BTreeMap<String, Mat<f64>>,
+    /// Content of an operand → start of the next search.
+    pub(super) warm: BTreeMap<String, WarmStart>,
+    /// Matrix name → sketch of its values, and ‖W‖_F.
+    pub(super) sketches: BTreeMap<String, (Sketch, f64)>,
+    /// Tensor → hash and counts.
+    pub(super) marks: BTreeMap<String, Mark>,
+    /// The measurements and what they were made with; absent after a restart.
+    pub(super) measured: Option<(Arc<Report>, Options)>,
+}
+
+impl Baseline {
+    /// Adds what another thread kept.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.bases.extend(other.bases);
+        self.warm.extend(other.warm);
+        self.sketches.extend(other.sketches);
+        self.marks.extend(other.marks);
+    }
+}
+
+type PairKey<'a> = (&'a str, Option<usize>, Option<usize>, Option<usize>, &'a str, &'a str);
+
+/// Rows of the save before, by what they measure.
+#[derive(Debug, Default)]
+pub(super) struct Known<'a> {
+    matrices: HashMap<&'a str, &'a MatrixReport>,
+    pairs: HashMap<PairKey<'a>, &'a PairReport>,
+    heads: HashMap<(usize, &'a str), &'a HeadReport>,
+}
+
+impl<'a> Known<'a> {
+    /// The rows, if they were measured in the same way.
+    pub(super) fn new(baseline: &'a Baseline, options: &Options) -> Option<Self> {
+        let (report, made_with) = baseline.measured.as_ref()?;
+        let same = Options { threads: 0, memory_limit: 0, ..made_with.clone() }
+            == Options { threads: 0, memory_limit: 0, ..options.clone() };
+        same.then(|| Self {
+            matrices: report.matrices.iter().map(|m| (m.name.as_str(), m)).collect(),
+            pairs: report
+                .pairs
+                .iter()
+                .map(|p| {
+                    ((p.pair, p.layer, p.head, p.group, p.writer.as_str(), p.reader.as_str()), p)
+                })
+                .collect(),
+            heads: report.heads.iter().map(|h| ((h.layer, h.projection), h)).collect(),
+        })
+    }
+
+    pub(super) fn matrix(&self, matrix: &Matrix) -> Option<&'a MatrixReport> {
+        let shape = (matrix.view.n_rows(), matrix.view.n_cols());
+        self.matrices.get(matrix.name.as_str()).copied().filter(|m| (m.rows, m.cols) == shape)
+    }
+
+    pub(super) fn pair(&self, pair: &Pair) -> Option<&'a PairReport> {
+        let name = pair.name.as_str();
+        let (writer, reader) = (pair.writer.label.as_str(), pair.reader.label.as_str());
+        let key = (name, pair.layer, pair.head, pair.group, writer, reader);
+        self.pairs.get(&key).copied().filter(|p| p.dim == pair.dim)
+    }
+
+    pub(super) fn heads(&self, set: &HeadSet) -> Option<&'a HeadReport> {
+        let known = self.heads.get(&(set.layer, set.projection.as_str())).copied();
+        known.filter(|h| h.heads == set.heads.len())
+    }
+}

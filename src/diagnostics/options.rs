@@ -1,0 +1,52 @@
+//! What is measured, how, and within which means.
+
+/// What is measured, how, and within which means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Subspace dimensions k, rising.
+    pub k: Vec<usize>,
+    /// Dimensions k at which the turn of the leading output subspace is measured, rising.
+    pub rotation_k: Vec<usize>,
+    /// Bytes of tensors kept at a time, over all threads.
+    pub memory_limit: u64,
+    /// Matrices whose smaller side, and pairs whose shared side, is at most this are decomposed
+    /// exactly; above, leading triplets are searched and Grams probed.
+    pub exact_limit: usize,
+    /// Threads that share one checkpoint's work; the numbers do not depend on it.
+    pub threads: usize,
+    /// Seed of the sketches that update sizes come from; the same for all saves of a run.
+    pub seed: u64,
+}
+
+/// Smaller sides up to this are decomposed exactly unless told otherwise.
+pub const EXACT_LIMIT: usize = 512;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            k: vec![1, 2, 4, 8, 16, 32, 64],
+            rotation_k: vec![8],
+            memory_limit: 1 << 30,
+            exact_limit: EXACT_LIMIT,
+            threads: 1,
+            seed: 0,
+        }
+    }
+}
+
+/// No limit is taken for less than this, the least that a configuration may ask for.
+const MEMORY_LEAST: u64 = 16 << 20;
+
+impl Options {
+    /// Whether a matrix of this shape is decomposed whole. Told by the shape and the whole memory
+    /// limit, so that a matrix is measured in the same way at every save and by any number of
+    /// threads.
+    pub(super) fn is_exact(&self, rows: usize, cols: usize) -> bool {
+        rows.min(cols) <= self.exact_limit && self.fits(rows.saturating_mul(cols))
+    }
+
+    /// Whether this many values may be held decoded at once.
+    pub(super) fn fits(&self, n_values: usize) -> bool {
+        n_values as u64 <= self.memory_limit.max(MEMORY_LEAST) / 4
+    }
+}

@@ -1,0 +1,180 @@
+//! Blocks of stored tensors as matrices that are decoded panel by panel.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use faer::MatRef;
+
+use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
+use crate::linalg::{LinalgError, Panels};
+use crate::model::{Layout, View};
+
+/// Bytes of a file read at a time for a tensor that is not kept: 16 MiB.
+const FILE_BLOCK: usize = 1 << 24;
+
+/// What reading of files has come to; shared by all that read from one store.
+pub(super) struct Feed<'a> {
+    /// Why a product ended early, for whoever started it.
+    pub(super) failure: RefCell<Option<ReadError>>,
+    /// Bytes of tensors read so far.
+    pub(super) read_bytes: Cell<u64>,
+    /// Told of bytes read while no file is open.
+    pub(super) pause: &'a dyn Fn(u64),
+}
+
+impl Feed<'_> {
+    /// Counts bytes that were read, and lets the observer sleep.
+    pub(super) fn took(&self, bytes: u64) {
+        self.read_bytes.set(self.read_bytes.get() + bytes);
+        (self.pause)(bytes);
+    }
+}
+
+/// Where the bytes of a tensor are.
+#[derive(Clone)]
+pub(super) enum Bytes<'a> {
+    /// Kept.
+    Memory(Arc<Raw>),
+    /// In the file alone: more than the budget allows to keep.
+    File(&'a Manifest, Rc<Feed<'a>>),
+}
+
+/// A view of a tensor, in the orientation in which it is stored.
+#[derive(Clone)]
+pub(super) struct Stored<'a> {
+    bytes: Bytes<'a>,
+    info: &'a TensorInfo,
+    /// Columns of the whole stored matrix.
+    width: usize,
+    rows: Vec<Range<usize>>,
+    cols: Vec<Range<usize>>,
+    /// Whether the matrix in output × input orientation is the transpose of what is stored.
+    pub(super) transposed: bool,
+    /// What values are multiplied with, a power of two.
+    scale: f32,
+}
+
+impl<'a> Stored<'a> {
+    pub(super) fn new(bytes: Bytes<'a>, info: &'a TensorInfo, view: &View, scale: f32) -> Self {
+        let width = match info.shape.as_slice() {
+            [_, width] => *width,
+            _ => info.n_elements(),
+        };
+        let (rows, cols) = (view.rows.clone(), view.cols.clone());
+        let transposed = view.layout == Layout::InOut;
+        let (rows, cols) = if transposed { (cols, rows) } else { (rows, cols) };
+        Self { bytes, info, width, rows, cols, transposed, scale }
+    }
+
+    /// All values, row by row as stored.
+    pub(super) fn values(&self) -> Result<Vec<f32>, LinalgError> {
+        let mut values = Vec::with_capacity(self.rows() * self.cols());
+        self.for_slices(256, &mut |_, panel| values.extend_from_slice(panel))?;
+        Ok(values)
+    }
+
+    /// Calls `each(first_row, values)` for consecutive panels of at most `n_rows` rows, row-major.
+    pub(super) fn for_slices(
+        &self,
+        n_rows: usize,
+        each: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), LinalgError> {
+        let mut panel = vec![0.0f32; n_rows.max(1).min(self.rows()) * self.cols()];
+        let mut first = 0;
+        for range in &self.rows {
+            self.for_blocks(range.clone(), &mut |rows, bytes| {
+                let mut at = 0;
+                while at < rows {
+                    let n = n_rows.max(1).min(rows - at);
+                    let values = &mut panel[..n * self.cols()];
+                    self.decode(&bytes[at * self.row_bytes()..], n, values);
+                    each(first, values);
+                    (at, first) = (at + n, first + n);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn dtype(&self) -> Dtype {
+        self.info.dtype
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.width * self.dtype().n_bytes()
+    }
+
+    /// Whole stored rows as bytes: all at once where they are kept, else block by block.
+    fn for_blocks(
+        &self,
+        rows: Range<usize>,
+        each: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), LinalgError> {
+        let row = self.row_bytes();
+        let (manifest, feed) = match &self.bytes {
+            Bytes::Memory(raw) => {
+                each(rows.len(), &raw.bytes()[rows.start * row..rows.end * row]);
+                return Ok(());
+            }
+            Bytes::File(manifest, feed) => (manifest, feed),
+        };
+        let step = (FILE_BLOCK / row.max(1)).max(1);
+        let mut block = Vec::with_capacity(step.min(rows.len()) * row);
+        for start in rows.clone().step_by(step) {
+            let n = step.min(rows.end - start);
+            block.clear();
+            let elements = start * self.width..(start + n) * self.width;
+            let mut append = |piece: &[u8]| block.extend_from_slice(piece);
+            let mut pause = |bytes| feed.took(bytes);
+            if let Err(error) = manifest.read_elements(self.info, elements, &mut append, &mut pause)
+            {
+                feed.failure.borrow_mut().get_or_insert(error);
+                return Err(LinalgError::Unread);
+            }
+            each(n, &block);
+        }
+        Ok(())
+    }
+
+    /// The wanted columns of `n` whole rows.
+    fn decode(&self, bytes: &[u8], n: usize, into: &mut [f32]) {
+        let (size, row) = (self.dtype().n_bytes(), self.row_bytes());
+        if let [all] = self.cols.as_slice()
+            && *all == (0..self.width)
+        {
+            return self.dtype().decode(&bytes[..n * row], self.scale, into);
+        }
+        let mut at = 0;
+        for i in 0..n {
+            for cols in &self.cols {
+                let from = &bytes[i * row + cols.start * size..i * row + cols.end * size];
+                self.dtype().decode(from, self.scale, &mut into[at..at + cols.len()]);
+                at += cols.len();
+            }
+        }
+    }
+}
+
+impl Panels for Stored<'_> {
+    fn rows(&self) -> usize {
+        self.rows.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    fn cols(&self) -> usize {
+        self.cols.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    fn for_panels(
+        &self,
+        n_rows: usize,
+        each: &mut dyn FnMut(usize, MatRef<'_, f32>),
+    ) -> Result<(), LinalgError> {
+        let cols = self.cols();
+        self.for_slices(n_rows, &mut |first, values| {
+            let n = values.len().checked_div(cols).unwrap_or(0);
+            each(first, MatRef::from_row_major_slice(values, n, cols));
+        })
+    }
+}
