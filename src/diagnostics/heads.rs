@@ -2,8 +2,10 @@
 
 use super::HeadReport;
 use super::work::{Analysis, AnalyzeError, Missing};
-use crate::linalg::{HeadOverlap, HeadSide, head_overlap};
-use crate::model::{HeadSet, Role};
+use crate::linalg::{
+    HeadOverlap, HeadSide, HeadStderr, Linear, estimate_head_overlap, head_overlap,
+};
+use crate::model::{HeadSet, Operand, Role, View};
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, set: &HeadSet) -> Result<(), AnalyzeError> {
     let projection = set.projection.as_str();
@@ -20,7 +22,7 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, set: &HeadSet) -> Result<(), 
         return Ok(());
     }
     let compared = compare(analysis, set);
-    if let Some(overlap) = analysis.note(&name, compared)? {
+    if let Some((overlap, stderr)) = analysis.note(&name, compared)? {
         analysis.report.heads.push(HeadReport {
             layer: set.layer,
             projection,
@@ -30,20 +32,40 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, set: &HeadSet) -> Result<(), 
             overlap_chance: Some(overlap.chance),
             overlap_excess: overlap.excess,
             effective_heads: overlap.effective_heads,
-            overlap_stderr: None,
+            overlap_stderr: stderr.mean,
         });
     }
     Ok(())
 }
 
-/// All pairs of heads.
-fn compare(analysis: &mut Analysis<'_>, set: &HeadSet) -> Result<HeadOverlap, Missing> {
+/// All pairs of heads exactly, or through probes where the model's width makes that long.
+fn compare(
+    analysis: &mut Analysis<'_>,
+    set: &HeadSet,
+) -> Result<(HeadOverlap, HeadStderr), Missing> {
     let is_output = set.projection == Role::Output;
     let side = if is_output { HeadSide::Column } else { HeadSide::Row };
-    let mut blocks = Vec::with_capacity(set.heads.len());
-    for view in &set.heads {
-        blocks.push(analysis.store.view(view)?);
+    let width = |v: &View| if is_output { v.n_rows() } else { v.n_cols() };
+    let n_values: usize = set.heads.iter().map(|v| v.n_rows() * v.n_cols()).sum();
+    let is_wide = set.heads.first().map_or(0, width) > HEADS_FACTOR * analysis.options.exact_limit;
+    if !is_wide && analysis.options.fits(n_values) {
+        let mut blocks = Vec::with_capacity(set.heads.len());
+        for view in &set.heads {
+            blocks.push(analysis.store.view(view)?);
+        }
+        let heads: Vec<_> = blocks.iter().map(super::store::Dense::mat).collect();
+        return Ok((head_overlap(&heads, side)?, HeadStderr::default()));
     }
-    let heads: Vec<_> = blocks.iter().map(super::store::Dense::mat).collect();
-    Ok(head_overlap(&heads, side)?)
+    let mut large = Vec::with_capacity(set.heads.len());
+    for view in &set.heads {
+        large.push(analysis.store.large(&Operand::of_view(view))?);
+    }
+    let heads = large.iter().map(super::store::Large::linear).collect::<Result<Vec<_>, _>>()?;
+    let estimated = estimate_head_overlap(&heads, side)?;
+    analysis.flops += heads.iter().map(Linear::flops).sum::<u64>();
+    Ok(estimated)
 }
+
+/// All pairs of heads cost the square of the width once a layer, less than the spectra do up to
+/// twice their limit.
+const HEADS_FACTOR: usize = 2;

@@ -48,10 +48,10 @@ pub struct HeadOverlap {
 }
 
 /// Orthonormal basis of a head's subspace (`D × d`) and what maps it to the matrix (`d × d_h`).
-struct HeadBasis {
-    basis: Mat<f64>,
+pub(super) struct HeadBasis {
+    pub(super) basis: Mat<f64>,
     coordinates: Mat<f64>,
-    full_rank: bool,
+    pub(super) full_rank: bool,
 }
 
 /// Overlaps between the heads of one projection of one layer, all of one shape.
@@ -92,7 +92,7 @@ pub fn head_overlap(
 }
 
 impl HeadBasis {
-    fn new(columns: MatRef<'_, f32>) -> Result<Self, LinalgError> {
+    pub(super) fn new(columns: MatRef<'_, f32>) -> Result<Self, LinalgError> {
         let qr = Scaled::new(columns)?.to_f64().qr();
         let (basis, coordinates) = (qr.compute_thin_Q(), qr.thin_R());
         let coordinates = Mat::from_fn(coordinates.nrows(), coordinates.ncols(), |i, j| {
@@ -130,10 +130,15 @@ fn basis_products(bases: &[HeadBasis], head_dim: usize) -> HeadProducts {
 /// What the lower triangles of the products say of all heads.
 fn summary(products: &HeadProducts, definite: bool, dim: usize, head_dim: usize) -> HeadOverlap {
     let n_heads = products.kernel.nrows();
-    let (h, d) = (real(n_heads), real(head_dim));
-    let chance = if dim == 0 { 0.0 } else { d / real(dim) };
-    let centre = |x: f64| ratio(x - chance, 1.0 - chance).unwrap_or(x);
-    let mut sums = Sums { squares: h, centred_squares: h * centre(1.0).powi(2), ..Sums::default() };
+    let h = real(n_heads);
+    let chance = chance(dim, head_dim);
+    let centre = |x: f64| centred(x, chance);
+    let mut sums = Sums {
+        squares: h,
+        centred_squares: h * centre(1.0).powi(2),
+        gram: Some(0.0),
+        ..Sums::default()
+    };
     for i in 0..n_heads {
         for j in 0..i {
             let kernel = products.kernel[(i, j)];
@@ -141,38 +146,69 @@ fn summary(products: &HeadProducts, definite: bool, dim: usize, head_dim: usize)
             sums.max = sums.max.max(kernel);
             sums.squares += 2.0 * kernel * kernel;
             sums.centred_squares += 2.0 * centre(kernel).powi(2);
-            sums.cosine += 2.0 * products.cosine[(i, j)];
+            sums.gram = sums.gram.map(|sum| sum + 2.0 * products.cosine[(i, j)]);
         }
     }
-    let n_pairs = h * (h - 1.0);
-    let definite = n_heads > 0 && definite;
-    let mean = ratio(sums.kernel, n_pairs).filter(|_| definite);
-    let m = real(dim);
-    let variance =
-        if dim < 2 { 0.0 } else { 2.0 * d * d * (m - d).powi(2) / (m * m * (m - 1.0) * (m + 2.0)) };
-    HeadOverlap {
-        heads: n_heads,
-        dim,
-        head_dim,
-        mean,
-        max: mean.map(|_| sums.max),
-        chance,
-        chance_sd: ratio(variance.sqrt(), d).unwrap_or(0.0),
-        excess: mean.and_then(|mean| ratio(mean - chance, 1.0 - chance)),
-        effective_heads: ratio(h * h, sums.squares).filter(|_| definite),
-        effective_heads_centered: ratio(h * h, sums.centred_squares).filter(|_| definite),
-        gram_mean: ratio(sums.cosine, n_pairs).filter(|mean| mean.is_finite()),
+    // A zero head has no cosine.
+    sums.gram = sums.gram.filter(|sum| sum.is_finite());
+    HeadOverlap::new((n_heads, dim, head_dim), n_heads > 0 && definite, &sums)
+}
+
+impl HeadOverlap {
+    /// From H, D and d, whether every head has a definite subspace, and the sums.
+    pub(super) fn new(
+        (n_heads, dim, head_dim): (usize, usize, usize),
+        definite: bool,
+        sums: &Sums,
+    ) -> Self {
+        let (h, d, m) = (real(n_heads), real(head_dim), real(dim));
+        let chance = chance(dim, head_dim);
+        let n_pairs = h * (h - 1.0);
+        let mean = ratio(sums.kernel, n_pairs).filter(|_| definite);
+        let variance = if dim < 2 {
+            0.0
+        } else {
+            2.0 * d * d * (m - d).powi(2) / (m * m * (m - 1.0) * (m + 2.0))
+        };
+        Self {
+            heads: n_heads,
+            dim,
+            head_dim,
+            mean,
+            max: mean.map(|_| sums.max),
+            chance,
+            chance_sd: ratio(variance.sqrt(), d).unwrap_or(0.0),
+            excess: mean.and_then(|mean| ratio(mean - chance, 1.0 - chance)),
+            effective_heads: ratio(h * h, sums.squares).filter(|_| definite),
+            effective_heads_centered: ratio(h * h, sums.centred_squares).filter(|_| definite),
+            gram_mean: sums.gram.and_then(|sum| ratio(sum, n_pairs)),
+        }
     }
 }
 
-/// Sums over the entries of the kernel matrix.
+/// d/D.
+pub(super) fn chance(dim: usize, head_dim: usize) -> f64 {
+    ratio(real(head_dim), real(dim)).unwrap_or(0.0)
+}
+
+/// (x − chance)/(1 − chance), x where the subspace is everything.
+pub(super) fn centred(x: f64, chance: f64) -> f64 {
+    ratio(x - chance, 1.0 - chance).unwrap_or(x)
+}
+
+/// Sums over the entries of the kernel matrix P.
 #[derive(Default)]
-struct Sums {
-    kernel: f64,
-    max: f64,
-    squares: f64,
-    centred_squares: f64,
-    cosine: f64,
+pub(super) struct Sums {
+    /// Of P off the diagonal.
+    pub(super) kernel: f64,
+    /// The largest entry off the diagonal.
+    pub(super) max: f64,
+    /// ‖P‖_F².
+    pub(super) squares: f64,
+    /// The same of the chance-corrected kernel.
+    pub(super) centred_squares: f64,
+    /// Of the cosines of different Grams; `None` where a head is zero.
+    pub(super) gram: Option<f64>,
 }
 
 #[cfg(test)]

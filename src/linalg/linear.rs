@@ -263,6 +263,32 @@ impl<'a> Linear<'a> {
         Ok(Some(gram))
     }
 
+    /// The scaled matrix whole, or its transpose; for small ones.
+    ///
+    /// # Errors
+    /// [`LinalgError::Unread`].
+    pub fn to_dense(&self, transposed: bool) -> Result<Mat<f32>, LinalgError> {
+        let (rows, cols) = if transposed { (self.cols, self.rows) } else { (self.rows, self.cols) };
+        let mut dense = Mat::zeros(rows, cols);
+        let mut first = 0;
+        for block in &self.blocks {
+            let whole = dense.as_mut();
+            let whole = if transposed { whole.transpose_mut() } else { whole };
+            let part = whole.subrows_mut(first, block.rows());
+            let mut stored = if block.transposed { part.transpose_mut() } else { part };
+            block.source.for_panels(panel_rows(block.source), &mut |at, panel| {
+                stored.rb_mut().subrows_mut(at, panel.nrows()).copy_from(panel);
+            })?;
+            first += block.rows();
+        }
+        for (j, g) in self.gain.iter().flatten().enumerate() {
+            let whole = dense.as_mut();
+            let whole = if transposed { whole.transpose_mut() } else { whole };
+            whole.col_mut(j).iter_mut().for_each(|x| *x *= g);
+        }
+        Ok(dense)
+    }
+
     /// Squared norms of the columns (diagonal of `WᵀW`, right) or of the rows (of `WWᵀ`, left).
     ///
     /// # Errors

@@ -23,6 +23,7 @@ const SEED: u64 = 0x70_72_6f_62_65;
 /// The probes must not depend on the space they are projected out of.
 const PROBE_STREAM: u64 = 0;
 const SKETCH_STREAM: u64 = 1;
+pub(super) const HEAD_STREAM: u64 = 2;
 
 /// Random vectors are drawn into the leading space with the squares of the eigenvalues that stand
 /// out: the second power of a subspace iteration.
@@ -308,9 +309,7 @@ pub(super) fn jackknife(known: &Known, samples: &[Moments]) -> GramStderr {
         .collect();
     let error = |value: fn(&(Ratios, f64)) -> Option<f64>| -> Option<f64> {
         let values = kept.iter().map(value).collect::<Option<Vec<f64>>>()?;
-        let n = real(values.len());
-        let mean = values.iter().sum::<f64>() / n;
-        Some(((n - 1.0) / n * values.iter().map(|v| (v - mean).powi(2)).sum::<f64>()).sqrt())
+        Some(jackknife_error(&values))
     };
     GramStderr {
         commutator: error(|(r, _)| r.commutator),
@@ -324,8 +323,15 @@ pub(super) fn jackknife(known: &Known, samples: &[Moments]) -> GramStderr {
     }
 }
 
+/// Standard error of a statistic from its values without each of the probes.
+pub(super) fn jackknife_error(values: &[f64]) -> f64 {
+    let n = real(values.len().max(1));
+    let mean = values.iter().sum::<f64>() / n;
+    ((n - 1.0) / n * values.iter().map(|v| (v - mean).powi(2)).sum::<f64>()).sqrt()
+}
+
 /// A matrix of random signs, always the same.
-fn signs(rows: usize, cols: usize, stream: u64) -> Mat<f64> {
+pub(super) fn signs(rows: usize, cols: usize, stream: u64) -> Mat<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     rng.set_stream(stream);
     Mat::from_fn(rows, cols, |_, _| if rng.random::<bool>() { 1.0 } else { -1.0 })
@@ -337,12 +343,12 @@ fn project_out(q: &Mat<f64>, x: &mut Mat<f64>) {
     matmul(x, Accum::Add, q, &along, -1.0, Par::Seq);
 }
 
-fn wide(x: &Mat<f32>) -> Mat<f64> {
+pub(super) fn wide(x: &Mat<f32>) -> Mat<f64> {
     Mat::from_fn(x.nrows(), x.ncols(), |i, j| f64::from(x[(i, j)]))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "products take f32")]
-fn narrow(x: &Mat<f64>) -> Mat<f32> {
+pub(super) fn narrow(x: &Mat<f64>) -> Mat<f32> {
     Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)] as f32)
 }
 

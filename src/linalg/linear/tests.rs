@@ -39,6 +39,8 @@ fn check(blocks: &[(&Weights, bool)], gain: Option<&[f32]>) {
     let linear = Linear::new(parts, gain.map(<[f32]>::to_vec), 0).unwrap();
     let w = literal(blocks, gain);
     assert_eq!((linear.rows(), linear.cols()), (w.nrows(), w.ncols()));
+    close(&linear.to_dense(false).unwrap(), &w, "dense");
+    close(&linear.to_dense(true).unwrap(), &w.transpose().to_owned(), "dense transpose");
     for side in [Side::Left, Side::Right] {
         let toward = if side == Side::Right { w.clone() } else { w.transpose().to_owned() };
         let x = Weights::random(linear.dim(side), 5, 9);
