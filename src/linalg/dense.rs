@@ -97,7 +97,11 @@ impl<'a> Scaled<'a> {
             if w.row_stride().abs() < w.col_stride().abs() { w.transpose() } else { w };
         let mut max = 0.0f32;
         for i in 0..along_rows.nrows() {
-            max = max.max(max_abs(along_rows.row(i).iter())?);
+            let row = along_rows.row(i);
+            max = max.max(match row.try_as_row_major() {
+                Some(row) => max_abs_slice(row.as_slice())?,
+                None => max_abs(row.iter())?,
+            });
         }
         Ok(Self { w, exponent: exponent(max) })
     }
@@ -126,15 +130,11 @@ impl<'a> Scaled<'a> {
     pub(super) fn for_panels(&self, n_rows: usize, mut each: impl FnMut(usize, MatRef<'_, f64>)) {
         let scale = pow2(-self.exponent);
         let n_rows = n_rows.max(1).min(self.rows().max(1));
-        let mut panel = Mat::zeros(n_rows, self.cols());
+        let mut values = vec![0.0; n_rows * self.cols()];
         let mut first = 0;
         while first < self.rows() {
             let n = n_rows.min(self.rows() - first);
-            if n < panel.nrows() {
-                panel = Mat::zeros(n, self.cols());
-            }
-            fill(self.w.subrows(first, n), scale, &mut panel);
-            each(first, panel.as_ref());
+            each(first, widened(self.w.subrows(first, n), scale, &mut values[..n * self.cols()]));
             first += n;
         }
     }
@@ -150,6 +150,14 @@ impl<'a> Scaled<'a> {
     pub(super) fn column_squares(&self) -> Vec<f64> {
         let mut squares = vec![0.0; self.cols()];
         self.for_panels(PANEL_ROWS, |_, panel| {
+            if panel.col_stride() == 1 {
+                for row in panel.row_iter() {
+                    for (sum, x) in squares.iter_mut().zip(row.iter()) {
+                        *sum += x * x;
+                    }
+                }
+                return;
+            }
             for (sum, col) in squares.iter_mut().zip(panel.col_iter()) {
                 *sum += col.squared_norm_l2();
             }
@@ -243,6 +251,52 @@ fn fill(src: MatRef<'_, f32>, scale: f64, dst: &mut Mat<f64>) {
         }
         first += n;
     }
+}
+
+/// `src · scale` in `f64`, in the order in which the source lies: a copy across it would wait for
+/// memory.
+fn widened<'b>(src: MatRef<'_, f32>, scale: f64, into: &'b mut [f64]) -> MatRef<'b, f64> {
+    let (rows, cols) = src.shape();
+    if rows == 0 || cols == 0 {
+        return MatRef::from_column_major_slice(&[], rows, cols);
+    }
+    if src.col_stride() == 1 {
+        for (row, to) in src.row_iter().zip(into.chunks_mut(cols)) {
+            match row.try_as_row_major() {
+                Some(row) => widen_slice(row.as_slice(), scale, to),
+                None => to.iter_mut().zip(row.iter()).for_each(|(t, x)| *t = f64::from(*x) * scale),
+            }
+        }
+        return MatRef::from_row_major_slice(into, rows, cols);
+    }
+    for (col, to) in src.col_iter().zip(into.chunks_mut(rows)) {
+        match col.try_as_col_major() {
+            Some(col) => widen_slice(col.as_slice(), scale, to),
+            None => to.iter_mut().zip(col.iter()).for_each(|(t, x)| *t = f64::from(*x) * scale),
+        }
+    }
+    MatRef::from_column_major_slice(into, rows, cols)
+}
+
+fn widen_slice(from: &[f32], scale: f64, into: &mut [f64]) {
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (to, x) in into.iter_mut().zip(from) {
+                *to = f64::from(*x) * scale;
+            }
+        },
+    );
+}
+
+/// Largest magnitude of a slice of finite numbers, by their bits: magnitudes are ordered as those.
+fn max_abs_slice(values: &[f32]) -> Result<f32, NotFinite> {
+    let bits = pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || values.iter().fold(0u32, |max, x| max.max(x.to_bits() & 0x7fff_ffff)),
+    );
+    let max = f32::from_bits(bits);
+    if max.is_finite() { Ok(max) } else { Err(NotFinite) }
 }
 
 /// Copies the lower triangle onto the upper one.

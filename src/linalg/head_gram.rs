@@ -44,7 +44,8 @@ pub(super) fn head_products(heads: &[MatRef<'_, f32>]) -> Result<Option<HeadProd
     let all = gram(&stacked);
     let block = |i: usize, j: usize| {
         let part = all.as_ref().submatrix(i * width, j * width, width, width);
-        Mat::from_fn(width, width, |r, c| f64::from(part[(r, c)]))
+        let lower = |r: usize, c: usize| if i == j && r < c { part[(c, r)] } else { part[(r, c)] };
+        Mat::from_fn(width, width, |r, c| f64::from(lower(r, c)))
     };
     // U_h = X_h·R_h with R_h = G_h^(−1/2).
     let mut roots = Vec::with_capacity(n);
@@ -75,10 +76,9 @@ pub(super) fn head_products(heads: &[MatRef<'_, f32>]) -> Result<Option<HeadProd
     Ok(Some(products))
 }
 
-/// Lower triangle of `XᵀX` and, within the diagonal blocks, its mirror.
+/// Lower triangle of `XᵀX`; above it stands nothing.
 fn gram(x: &Mat<f32>) -> Mat<f32> {
-    let n = x.ncols();
-    let mut all = Mat::<f32>::zeros(n, n);
+    let mut all = Mat::<f32>::zeros(x.ncols(), x.ncols());
     let mut first = 0;
     while first < x.nrows() {
         let rows = PANEL.min(x.nrows() - first);
@@ -95,11 +95,6 @@ fn gram(x: &Mat<f32>) -> Mat<f32> {
             Par::Seq,
         );
         first += rows;
-    }
-    for j in 0..n {
-        for i in 0..j {
-            all[(i, j)] = all[(j, i)];
-        }
     }
     all
 }
