@@ -9,6 +9,7 @@ mod baseline;
 mod classifier;
 mod heads;
 mod options;
+mod persist;
 mod spectra;
 mod store;
 mod stored;
@@ -22,6 +23,7 @@ use serde::Serialize;
 pub use analysis::{Observer, Outcome, Unobserved, analyze};
 pub use baseline::{Baseline, Mark};
 pub use options::{EXACT_LIMIT, Options};
+pub use persist::{Origin, PersistError};
 pub use work::{AnalyzeError, Previous};
 
 /// All measurements of one checkpoint.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use faer::Mat;
 
 use super::options::Options;
-use super::{HeadReport, MatrixReport, PairReport, Report};
+use super::{HeadReport, MatrixReport, OverlapReport, PairReport, Report};
 use crate::checkpoint::Scan;
 use crate::linalg::{Sketch, WarmStart};
 use crate::model::{HeadSet, Matrix, Pair};
@@ -60,6 +60,44 @@ impl Baseline {
         self.sketches.extend(other.sketches);
         self.marks.extend(other.marks);
     }
+
+    /// Bytes of memory that it takes, to about a tenth.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        let entry = |name: &String| name.len() + ENTRY_BYTES;
+        let bases = self.bases.iter().map(|(n, b)| entry(n) + 8 * b.nrows() * b.ncols());
+        let warm = self.warm.iter().map(|(n, w)| {
+            let numbers = w.bulk.sigma.len() + w.bulk.weight.len() + w.reached.len();
+            entry(n) + 4 * w.basis.nrows() * w.basis.ncols() + 8 * numbers
+        });
+        let sketches = self.sketches.keys().map(|n| entry(n) + 8 * Sketch::BUCKETS);
+        let marks = self.marks.keys().map(|n| entry(n) + size_of::<Mark>());
+        let kept: usize = bases.chain(warm).chain(sketches).chain(marks).sum();
+        let rows = self.measured.as_ref().map_or(0, |(report, _)| report_bytes(report));
+        (kept + rows) as u64
+    }
+
+    /// The starts of searches alone, without anything that a later save is compared with.
+    #[must_use]
+    pub fn starts_only(self) -> Self {
+        Self { warm: self.warm, marks: self.marks, ..Self::default() }
+    }
+}
+
+/// What a map and a vector take beside their content.
+const ENTRY_BYTES: usize = 64;
+
+fn report_bytes(report: &Report) -> usize {
+    let pair = |p: &PairReport| {
+        let overlaps = p.overlap.len() * (size_of::<OverlapReport>() + ENTRY_BYTES);
+        size_of::<PairReport>() + p.writer.len() + p.reader.len() + overlaps
+    };
+    let matrix = |m: &MatrixReport| {
+        size_of::<MatrixReport>() + m.name.len() + m.rotation.len() * ENTRY_BYTES
+    };
+    report.pairs.iter().map(pair).sum::<usize>()
+        + report.matrices.iter().map(matrix).sum::<usize>()
+        + report.heads.len() * size_of::<HeadReport>()
 }
 
 type PairKey<'a> = (&'a str, Option<usize>, Option<usize>, Option<usize>, &'a str, &'a str);
