@@ -8,6 +8,7 @@ pub mod demo;
 pub mod http;
 mod job;
 mod names;
+mod pace;
 pub mod page;
 mod priority;
 mod queue;
@@ -17,6 +18,7 @@ mod scheduler;
 mod state;
 pub mod textfile;
 mod trend;
+mod warm;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -31,10 +33,11 @@ use crate::config::{Priority, Settings};
 use crate::diagnostics::Report;
 use crate::model::Rule;
 use http::{Limits, Served};
-use job::Done;
+use job::{Done, Keep, Tools};
 use root::{Root, Scanned};
 use scheduler::{Parts, Scheduler, Worker};
 pub use state::{StateDir, StateError};
+use warm::Warm;
 
 /// Events that wait for the scheduler; senders wait when it is full.
 const MAX_EVENTS: usize = 1024;
@@ -156,7 +159,8 @@ impl Daemon {
             roots.push(root);
         }
         // One save at a time; its threads share the work.
-        let worker = start_worker(0, setup.settings.priority, sender.clone());
+        let tools = Tools::new(setup.state.as_ref().map(|state| Warm::open(state.path())));
+        let worker = start_worker(0, setup.settings.priority, tools, sender.clone());
         let workers = vec![worker.map_err(start_error("worker"))?];
         let scheduler = Scheduler::new(
             Parts { roots, workers, server, served, stop },
@@ -203,9 +207,21 @@ impl Daemon {
     }
 }
 
+/// An error and its causes, in one line.
+fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 fn start_worker(
     index: usize,
     priority: Priority,
+    mut tools: Tools,
     events: SyncSender<Event>,
 ) -> std::io::Result<Worker> {
     let (jobs, inbox) = sync_channel::<job::Job>(1);
@@ -214,8 +230,14 @@ fn start_worker(
             priority::lowest();
         }
         while let Ok(job) = inbox.recv() {
-            if events.send(Event::Done(index, Box::new(job::run(job)))).is_err() {
+            let keep = Keep::of(&job);
+            let done = Box::new(job::run(job, &mut tools));
+            let keep = keep(&done);
+            if events.send(Event::Done(index, done)).is_err() {
                 return;
+            }
+            if let (Some(keep), Some(warm)) = (keep, &mut tools.warm) {
+                keep.write(warm);
             }
         }
     })?;

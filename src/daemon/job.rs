@@ -2,15 +2,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::pace::Pace;
 use super::queue::Queued;
+use super::warm::Warm;
 use crate::checkpoint::{self, OpenError, ReadError, TrainerState};
-use crate::diagnostics::{self, AnalyzeError, Baseline, Observer, Options, Previous, Report};
+use crate::diagnostics::{
+    self, AnalyzeError, Baseline, Observer, Options, Origin, Previous, Report,
+};
 use crate::model::{self, Rule};
 
 /// A save to analyse and what it is compared with.
@@ -20,10 +24,21 @@ pub(super) struct Job {
     pub(super) run: String,
     pub(super) run_id: u64,
     pub(super) queued: Queued,
+    /// Which save it is.
+    pub(super) origin: Origin,
     /// The save before, if it is still there.
-    pub(super) previous: Option<PathBuf>,
+    pub(super) path_before: Option<PathBuf>,
+    /// Which that is.
+    pub(super) previous: Option<Origin>,
     /// Its leading subspaces, if they are remembered.
     pub(super) baseline: Option<Arc<Baseline>>,
+    /// Whether what the state directory keeps of the run is asked instead.
+    pub(super) ask_disk: bool,
+    /// Whether the next save starts from this one, so that it is kept.
+    pub(super) keep: bool,
+    pub(super) warm_limit: u64,
+    /// Bytes a second.
+    pub(super) io_limit: Option<u64>,
     pub(super) rules: Arc<Vec<Rule>>,
     pub(super) options: Arc<Options>,
     pub(super) cancel: Arc<AtomicBool>,
@@ -36,6 +51,8 @@ pub(super) struct Done {
     pub(super) run_id: u64,
     pub(super) queued: Queued,
     pub(super) result: Result<Analyzed, JobError>,
+    /// Bytes of tensors read, also where that came to nothing.
+    pub(super) read_bytes: u64,
     /// Wall time.
     pub(super) wall: Duration,
     /// CPU time of the worker and of the threads that helped it.
@@ -46,11 +63,10 @@ pub(super) struct Done {
 #[derive(Debug)]
 pub(super) struct Analyzed {
     pub(super) report: Report,
-    pub(super) baseline: Baseline,
+    pub(super) baseline: Arc<Baseline>,
     pub(super) trainer: TrainerState,
     /// Step from the name, the trainer's record or the file.
     pub(super) step: Option<u64>,
-    pub(super) read_bytes: u64,
     /// CPU time of the threads that helped.
     pub(super) cpu_elsewhere: Duration,
 }
@@ -77,51 +93,134 @@ impl From<AnalyzeError> for JobError {
     }
 }
 
-/// Stops an analysis whose result nobody waits for.
-struct Cancel<'a>(&'a AtomicBool);
+/// Longest sleep between two looks at whether the work is cancelled.
+const NAP: Duration = Duration::from_millis(50);
 
-impl Observer for Cancel<'_> {
+/// What a worker has from job to job.
+#[derive(Debug, Default)]
+pub(super) struct Tools {
+    /// Where starts of searches are kept, if there is a state directory.
+    pub(super) warm: Option<Warm>,
+    /// The rate of reading, and what it was set to.
+    pace: Option<(u64, Mutex<Pace>)>,
+}
+
+impl Tools {
+    pub(super) fn new(warm: Option<Warm>) -> Self {
+        Self { warm, pace: None }
+    }
+
+    fn set_pace(&mut self, limit: Option<u64>) {
+        if self.pace.as_ref().map(|(rate, _)| *rate) != limit {
+            let pace = |rate| (rate, Mutex::new(Pace::new(rate, clock(ClockId::Monotonic))));
+            self.pace = limit.map(pace);
+        }
+    }
+}
+
+/// Stops an analysis whose result nobody waits for, and holds its reading to the rate.
+struct Watched<'a> {
+    cancel: &'a AtomicBool,
+    pace: Option<&'a Mutex<Pace>>,
+    read_bytes: AtomicU64,
+}
+
+impl Observer for Watched<'_> {
     fn progress(&self, _done: usize, _total: usize) {}
 
     fn cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    fn has_read(&self, bytes: u64) {
+        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let Some(pace) = self.pace else { return };
+        let wait = |bytes| {
+            let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = clock(ClockId::Monotonic);
+            pace.took(bytes, now);
+            pace.wait(now)
+        };
+        let mut rest = wait(bytes);
+        while !rest.is_zero() && !self.cancelled() {
+            std::thread::sleep(rest.min(NAP));
+            rest = wait(0);
+        }
     }
 }
 
 /// Runs a job; a panic costs this save only.
-pub(super) fn run(job: Job) -> Done {
+pub(super) fn run(job: Job, tools: &mut Tools) -> Done {
     let (wall, cpu) = (clock(ClockId::Monotonic), clock(ClockId::ThreadCPUTime));
-    let result = catch_unwind(AssertUnwindSafe(|| analyze(&job)))
+    tools.set_pace(job.io_limit);
+    let watched = Watched {
+        cancel: &job.cancel,
+        pace: tools.pace.as_ref().map(|(_, pace)| pace),
+        read_bytes: AtomicU64::new(0),
+    };
+    let warm = tools.warm.as_ref();
+    let result = catch_unwind(AssertUnwindSafe(|| analyze(&job, warm, &watched)))
         .unwrap_or_else(|panic| Err(JobError::Panic(panic_text(panic.as_ref()))));
     let helped = result.as_ref().map_or(Duration::ZERO, |analyzed| analyzed.cpu_elsewhere);
+    let read_bytes = watched.read_bytes.into_inner();
     Done {
         run: job.run,
         run_id: job.run_id,
         queued: job.queued,
         result,
+        read_bytes,
         wall: clock(ClockId::Monotonic).saturating_sub(wall),
         cpu: clock(ClockId::ThreadCPUTime).saturating_sub(cpu) + helped,
     }
 }
 
-fn analyze(job: &Job) -> Result<Analyzed, JobError> {
+fn analyze(job: &Job, warm: Option<&Warm>, observer: &Watched<'_>) -> Result<Analyzed, JobError> {
     let manifest = checkpoint::open(&job.queued.save.path)?;
     // Rotation may have taken the save before; then there is nothing to compare with.
-    let before = job.previous.as_deref().and_then(|path| checkpoint::open(path).ok());
+    let before = job.path_before.as_deref().and_then(|path| checkpoint::open(path).ok());
+    let stored = warm.filter(|_| job.ask_disk).and_then(|warm| {
+        let in_place = job.queued.save.in_place;
+        warm.load(job.warm_limit, &job.origin, job.previous.as_ref(), in_place, &job.options)
+    });
     let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &job.rules);
     let buffers = model::buffers(&manifest.tensors, &graph, &job.rules);
-    let previous = Previous { manifest: before.as_ref(), baseline: job.baseline.as_deref() };
-    let observer = Cancel(&job.cancel);
+    let baseline = job.baseline.as_deref().or(stored.as_ref());
+    let previous = Previous { manifest: before.as_ref(), baseline };
     let outcome =
-        diagnostics::analyze(&manifest, &graph, &buffers, &job.options, previous, &observer)?;
+        diagnostics::analyze(&manifest, &graph, &buffers, &job.options, previous, observer)?;
     Ok(Analyzed {
         report: outcome.report,
-        baseline: outcome.baseline,
+        baseline: Arc::new(outcome.baseline),
         step: manifest.step,
         trainer: manifest.trainer.unwrap_or_default(),
-        read_bytes: outcome.read_bytes,
         cpu_elsewhere: outcome.cpu_elsewhere,
     })
+}
+
+/// What is to be kept of a job once its result is told: writing it takes nobody's time.
+pub(super) struct Keep {
+    baseline: Arc<Baseline>,
+    origin: Origin,
+    options: Arc<Options>,
+    limit: u64,
+}
+
+impl Keep {
+    /// Prepared before the job is used up.
+    pub(super) fn of(job: &Job) -> impl FnOnce(&Done) -> Option<Self> + use<> {
+        let (keep, limit) = (job.keep, job.warm_limit);
+        let (origin, options) = (job.origin.clone(), Arc::clone(&job.options));
+        move |done| {
+            let analyzed = done.result.as_ref().ok().filter(|_| keep)?;
+            let baseline = Arc::clone(&analyzed.baseline);
+            Some(Self { baseline, origin, options, limit })
+        }
+    }
+
+    /// Writes it.
+    pub(super) fn write(self, warm: &mut Warm) {
+        warm.keep(self.limit, &self.baseline, &self.origin, &self.options);
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::Event;
-use super::runs::error_text;
+use super::error_text;
 use crate::config::Settings;
 use crate::watch::{
     FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, SettleRules, SettledSave, Settler,

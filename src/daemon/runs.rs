@@ -1,11 +1,14 @@
 //! The table of runs: what is known of each, changed by scans and finished jobs. The time is an
 //! argument.
 
+mod kept;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error_text;
 use super::job::{Analyzed, Done, JobError};
 use super::queue::{Age, Queued};
 use super::trend::Trend;
@@ -13,6 +16,8 @@ use crate::checkpoint::{OpenError, ReadError, TrainerState};
 use crate::diagnostics::{Baseline, Report};
 use crate::metrics::{RunFacts, RunState, reason};
 use crate::watch::{GiveBack, PendingSave, PendingState, SettledSave};
+pub(super) use kept::give_up_kept;
+use kept::{Seen, modified_ns};
 
 /// Times a save is given back before it counts as a failure; with the waits between them about half
 /// a minute.
@@ -44,7 +49,7 @@ pub(super) struct Run {
     pub(super) path: PathBuf,
     pub(super) root: usize,
     /// Saves seen and not known to be gone, by age.
-    saves: BTreeMap<Age, PathBuf>,
+    saves: BTreeMap<Age, Seen>,
     /// Unix seconds of the latest saves, by age.
     times: BTreeMap<Age, f64>,
     /// Times that training went back to an earlier step, and to which it did last.
@@ -58,8 +63,8 @@ pub(super) struct Run {
     analyzed_time: Option<f64>,
     report: Option<Arc<Report>>,
     trainer: TrainerState,
-    /// The last save measured and its leading subspaces.
-    baseline: Option<(Age, Arc<Baseline>)>,
+    /// The last save measured and its leading subspaces, `None` where they were given up.
+    baseline: Option<(Age, Option<Arc<Baseline>>)>,
     trend: Trend,
     state: RunState,
     waiting: Option<PendingSave>,
@@ -133,8 +138,9 @@ impl Run {
             self.trend.resume_at(step);
         }
         let age = Age { segment: self.segment, step: save.step, sequence: save.sequence };
-        self.saves.retain(|_, path| *path != save.path);
-        self.saves.insert(age, save.path.clone());
+        self.saves.retain(|_, seen| seen.path != save.path);
+        let seen = Seen { path: save.path.clone(), modified_ns: modified_ns(&save) };
+        self.saves.insert(age, seen);
         if self.saves.len() > MAX_SAVES {
             self.saves.pop_first();
         }
@@ -171,24 +177,6 @@ impl Run {
     pub(super) fn pending(&mut self, pending: &[PendingSave]) {
         let mine = pending.iter().filter(|p| p.run == self.below);
         self.waiting = mine.max_by_key(|p| (p.step, p.changed_at)).cloned();
-    }
-
-    /// The save before `save`, and its subspaces if they are remembered.
-    pub(super) fn before(&self, queued: &Queued) -> (Option<PathBuf>, Option<Arc<Baseline>>) {
-        // After a resume the save before is the one trained from, not the last of what was left.
-        let came_before =
-            |age: &Age| age.segment == queued.age.segment || age.step < queued.age.step;
-        let previous = self.saves.range(..queued.age).rev().find(|(age, _)| came_before(age));
-        match (previous, &self.baseline) {
-            _ if queued.save.in_place => {
-                // The weights before are overwritten, but their subspaces are remembered.
-                (None, self.baseline.as_ref().map(|(_, b)| Arc::clone(b)))
-            }
-            (Some((age, path)), Some((known, baseline))) if age == known => {
-                (Some(path.clone()), Some(Arc::clone(baseline)))
-            }
-            (previous, _) => (previous.map(|(_, path)| path.clone()), None),
-        }
     }
 
     /// A worker takes one of its saves.
@@ -231,13 +219,8 @@ impl Run {
         if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
             self.trend.add(at, &report, &trainer);
         }
-        // That of the newest save stays for the next one; until then each serves its successor.
-        if self
-            .baseline
-            .as_ref()
-            .is_none_or(|(known, _)| age >= known || self.analyzed != Some(*known))
-        {
-            self.baseline = Some((*age, Arc::new(baseline)));
+        if self.keeps(*age) {
+            self.baseline = Some((*age, Some(baseline)));
         }
         if self.analyzed.is_none_or(|known| known <= *age) {
             self.analyzed = Some(*age);
@@ -261,7 +244,7 @@ impl Run {
             JobError::Open(OpenError::Missing { .. } | OpenError::Vanished { .. })
             | JobError::Read(ReadError::Vanished { .. }) => {
                 bump(&mut self.skipped, reason::VANISHED);
-                self.saves.retain(|_, path| *path != save.path);
+                self.saves.retain(|_, seen| seen.path != save.path);
                 self.returned.remove(&save.path);
                 return None;
             }
@@ -407,20 +390,9 @@ fn bump(counters: &mut BTreeMap<String, u64>, reason: &str) {
     *counters.entry(reason.to_owned()).or_insert(0) += 1;
 }
 
-/// An error and its causes, in one line.
-pub(super) fn error_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 /// When a save was complete by its own files, Unix seconds.
 fn save_time(save: &SettledSave) -> Option<f64> {
-    save.files.iter().map(|f| f.mtime_ns).max().map(seconds)
+    modified_ns(save).map(seconds)
 }
 
 /// First to last change of a save's files.

@@ -14,8 +14,8 @@ use super::job::{Done, Job};
 use super::names::Names;
 use super::queue::Queue;
 use super::root::{Root, Scanned};
-use super::runs::{Patience, Run, error_text};
-use super::{Event, OnSave, Reload, Request, SaveNews, StateDir, textfile};
+use super::runs::{Patience, Run, give_up_kept};
+use super::{Event, OnSave, Reload, Request, SaveNews, StateDir, error_text, textfile};
 use crate::config::Settings;
 use crate::diagnostics::Options;
 use crate::metrics::{self, DaemonFacts, Snapshot};
@@ -36,6 +36,9 @@ fn fixed(settings: &Settings) -> Settings {
     Settings {
         textfile: None,
         memory_limit: defaults.memory_limit,
+        warm_limit: defaults.warm_limit,
+        io_limit: defaults.io_limit,
+        exact_limit: defaults.exact_limit,
         k: defaults.k,
         rotation_k: defaults.rotation_k,
         series_limit: defaults.series_limit,
@@ -59,6 +62,9 @@ fn options(settings: &Settings) -> Arc<Options> {
         seed: SKETCH_SEED,
     })
 }
+
+/// What is kept of the runs' last saves may take this part of the memory limit.
+const KEPT_FRACTION: u64 = 2;
 
 /// A worker takes one job at a time.
 #[derive(Debug)]
@@ -272,14 +278,20 @@ impl Scheduler {
                 self.idle.push(worker);
                 continue;
             };
-            let (previous, baseline) = run.before(&queued);
+            let before = run.before(&queued);
             run.begun();
             let job = Job {
                 run: name,
                 run_id: run.id,
+                origin: run.origin_of(&queued.save),
+                keep: run.keeps(queued.age),
                 queued,
-                previous,
-                baseline,
+                path_before: before.path,
+                previous: before.save,
+                baseline: before.baseline,
+                ask_disk: before.ask_disk,
+                warm_limit: self.settings.warm_limit,
+                io_limit: self.settings.io_limit,
                 rules: Arc::clone(&self.rules),
                 options: Arc::clone(&self.options),
                 cancel: Arc::clone(&self.workers[worker].cancel),
@@ -293,6 +305,7 @@ impl Scheduler {
     fn done(&mut self, done: Done) {
         let now = self.now();
         self.facts.analysis_cpu_seconds_total += done.cpu.as_secs_f64();
+        self.facts.read_bytes_total += done.read_bytes;
         // A run that was forgotten meanwhile takes nothing, nor does a later one of its name.
         let Some(run) = self.runs.get_mut(&done.run).filter(|r| r.id == done.run_id) else {
             return;
@@ -300,7 +313,6 @@ impl Scheduler {
         match &done.result {
             Ok(analyzed) => {
                 self.facts.analysis_duration.observe(done.wall.as_secs_f64());
-                self.facts.read_bytes_total += analyzed.read_bytes;
                 let report = &analyzed.report;
                 info!(
                     run = run.name,
@@ -339,6 +351,7 @@ impl Scheduler {
         if let Some(why) = run.done(done, now) {
             self.roots[root].give_back(&save, why);
         }
+        give_up_kept(&mut self.runs, self.settings.memory_limit / KEPT_FRACTION);
     }
 
     fn reload(&mut self) {

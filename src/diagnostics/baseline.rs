@@ -146,3 +146,11 @@ impl<'a> Known<'a> {
         known.filter(|h| h.heads == set.heads.len())
     }
 }
+
+#[cfg(test)]
+impl Baseline {
+    /// One that holds these sketches alone.
+    pub(crate) fn of_sketches(sketches: impl Iterator<Item = (String, Sketch)>) -> Self {
+        Self { sketches: sketches.map(|(n, s)| (n, (s, 1.0))).collect(), ..Self::default() }
+    }
+}

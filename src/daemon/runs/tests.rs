@@ -39,6 +39,7 @@ fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
         run_id: 1,
         queued: queued(save),
         result,
+        read_bytes: 0,
         wall: Duration::from_secs(1),
         cpu: Duration::from_secs(1),
     }
@@ -65,11 +66,10 @@ fn analyzed(step: u64) -> Analyzed {
     };
     Analyzed {
         report,
-        baseline: Baseline::default(),
+        baseline: Arc::default(),
         trainer: TrainerState::default(),
         step: Some(step),
         cpu_elsewhere: Duration::ZERO,
-        read_bytes: 0,
     }
 }
 
@@ -107,11 +107,11 @@ fn the_save_before_is_the_next_lower_step() {
     for step in [100, 200, 300] {
         run.settled(save(step, 1), Duration::ZERO);
     }
-    assert_eq!(run.before(&queued(save(300, 1))).0, Some("/checkpoint-200".into()));
-    assert_eq!(run.before(&queued(save(100, 1))).0, None);
+    assert_eq!(run.before(&queued(save(300, 1))).path, Some("/checkpoint-200".into()));
+    assert_eq!(run.before(&queued(save(100, 1))).path, None);
     finish(&mut run, done(save(100, 1), Ok(analyzed(100))));
-    assert!(run.before(&queued(save(200, 1))).1.is_some());
-    assert!(run.before(&queued(save(300, 1))).1.is_none(), "the subspaces of another save");
+    assert!(run.before(&queued(save(200, 1))).baseline.is_some());
+    assert!(run.before(&queued(save(300, 1))).baseline.is_none(), "the subspaces of another save");
 }
 
 #[test]
@@ -177,13 +177,13 @@ fn training_that_goes_back_to_an_earlier_step_is_the_newest_again() {
     // Resumed from 200, the save of 250 comes to rest a minute later.
     let resumed = run.settled(SettledSave { sequence: 9, ..save(250, 90) }, at(90));
     assert_eq!(resumed.age.segment, 1);
-    assert_eq!(run.before(&resumed).0, Some("/checkpoint-200".into()));
+    assert_eq!(run.before(&resumed).path, Some("/checkpoint-200".into()));
     assert_eq!(facts(&run).latest_step, Some(250));
     finish(&mut run, Done { queued: resumed, ..done(save(250, 90), Ok(analyzed(250))) });
     assert_eq!(facts(&run).analyzed_step, Some(250));
     let next = run.settled(SettledSave { sequence: 10, ..save(350, 99) }, at(99));
     assert_eq!(next.age.segment, 1);
-    assert_eq!(run.before(&next).0, Some("/checkpoint-250".into()));
+    assert_eq!(run.before(&next).path, Some("/checkpoint-250".into()));
 }
 
 #[test]
@@ -211,4 +211,55 @@ fn a_run_whose_backlog_is_measured_is_not_forgotten() {
     run.done(done(save(100, 1), Ok(analyzed(100))), at(100_000));
     assert!(!run.forgettable(PATIENCE, at(107_000)));
     assert!(run.forgettable(PATIENCE, at(107_300)));
+}
+
+#[test]
+fn what_was_given_up_is_asked_for_where_it_would_have_been_used() {
+    let mut run = run();
+    for step in [100, 200, 300] {
+        run.settled(save(step, 1), Duration::ZERO);
+    }
+    let asks = |run: &Run, step| {
+        let before = run.before(&queued(save(step, 1)));
+        (before.baseline.is_some(), before.ask_disk, before.save.and_then(|s| s.step))
+    };
+    // Nothing was measured since the start.
+    assert_eq!(asks(&run, 300), (false, true, Some(200)));
+    finish(&mut run, done(save(100, 1), Ok(analyzed(100))));
+    assert_eq!(asks(&run, 200), (true, false, Some(100)));
+    assert_eq!(asks(&run, 300), (false, false, Some(200)), "the subspaces of another save");
+    let mut runs = BTreeMap::from([("a".to_owned(), run)]);
+    give_up_kept(&mut runs, 0);
+    assert!(asks(&runs["a"], 200).0, "that of the run measured last stays");
+    let mut later = self::run();
+    let mut kept = analyzed(100);
+    kept.baseline = Arc::new(Baseline::default());
+    later.done(done(save(100, 1), Ok(kept)), Duration::from_secs(1));
+    runs.insert("b".to_owned(), later);
+    give_up_kept(&mut runs, u64::MAX);
+    assert!(asks(&runs["a"], 200).0, "there is room");
+}
+
+#[test]
+fn an_origin_tells_a_content_from_the_one_before_it() {
+    let mut run = run();
+    run.settled(save(100, 7), Duration::ZERO);
+    let before = run.before(&queued(save(200, 9))).save;
+    assert_eq!(before, Some(run.origin_of(&save(100, 7))));
+    assert_ne!(before, Some(run.origin_of(&save(100, 8))));
+    let in_place = SettledSave { in_place: true, step: None, ..save(200, 9) };
+    let before = run.before(&queued(in_place));
+    assert!(before.path.is_none() && before.save.is_none() && before.ask_disk);
+}
+
+#[test]
+fn the_newest_save_is_the_one_that_is_kept() {
+    let mut run = run();
+    let age = |step| queued(save(step, 1)).age;
+    for step in [100, 200, 300] {
+        run.settled(save(step, 1), Duration::ZERO);
+    }
+    assert!(run.keeps(age(300)));
+    finish(&mut run, done(save(300, 1), Ok(analyzed(300))));
+    assert!(!run.keeps(age(100)) && run.keeps(age(300)));
 }
