@@ -5,6 +5,7 @@ mod demo;
 mod explain;
 mod failure;
 mod logging;
+mod plan;
 mod progress;
 mod table;
 mod watch;
@@ -115,6 +116,12 @@ enum Format {
 struct ExplainArgs {
     /// Checkpoint: a directory or a .safetensors file
     checkpoint: PathBuf,
+    /// Show what would be measured, how, and at which cost
+    #[arg(long)]
+    plan: bool,
+    /// The save before it: how many tensors are unchanged, and what must be measured anew
+    #[arg(long, value_name = "PREV", requires = "plan")]
+    against: Option<PathBuf>,
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

@@ -10,6 +10,7 @@ mod classifier;
 mod heads;
 mod options;
 mod persist;
+mod plan;
 mod spectra;
 mod store;
 mod stored;
@@ -24,6 +25,7 @@ pub use analysis::{Observer, Outcome, Unobserved, analyze};
 pub use baseline::{Baseline, Mark};
 pub use options::{EXACT_LIMIT, Options};
 pub use persist::{Origin, PersistError};
+pub use plan::{Method, Plan, Planned};
 pub use work::{AnalyzeError, Previous};
 
 /// All measurements of one checkpoint.

@@ -4,16 +4,23 @@ use std::fmt::Write as _;
 
 use super::failure::Failure;
 use super::table::{integer, skipped, table};
-use super::{ExplainArgs, print, rules, settings};
+use super::{ExplainArgs, options, plan, print, rules, settings};
 use weightvane::checkpoint::{self, Manifest};
 use weightvane::diagnostics::Skipped;
 use weightvane::model::{self, LayerGraph, Pair};
 
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
-    let rules = rules(&settings(args.config.as_ref())?)?;
+    let settings = settings(args.config.as_ref())?;
+    let rules = rules(&settings)?;
     let manifest = checkpoint::open(&args.checkpoint)?;
     let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
-    print(&(summary(&manifest, &graph) + &details(&graph)))
+    let before = args.against.as_deref().map(checkpoint::open).transpose()?;
+    let rest = if args.plan {
+        plan::text(&manifest, &graph, &options(&settings), before.as_ref())?
+    } else {
+        details(&graph)
+    };
+    print(&(summary(&manifest, &graph) + &rest))
 }
 
 fn summary(manifest: &Manifest, graph: &LayerGraph) -> String {

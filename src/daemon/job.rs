@@ -232,3 +232,38 @@ fn clock(id: ClockId) -> Duration {
     let now = clock_gettime(id);
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_waits_for_its_rate_and_a_cancelled_job_does_not() {
+        let cancel = AtomicBool::new(false);
+        let pace = Mutex::new(Pace::new(1 << 20, clock(ClockId::Monotonic)));
+        let watched = Watched { cancel: &cancel, pace: Some(&pace), read_bytes: AtomicU64::new(0) };
+        let started = std::time::Instant::now();
+        watched.has_read((1 << 20) + (1 << 16));
+        assert!(started.elapsed() >= Duration::from_millis(60), "a sixteenth of a second");
+        cancel.store(true, Ordering::Relaxed);
+        let started = std::time::Instant::now();
+        watched.has_read(1 << 30);
+        assert!(started.elapsed() < Duration::from_secs(500), "of 1024");
+        assert_eq!(watched.read_bytes.into_inner(), (1 << 20) + (1 << 16) + (1 << 30));
+    }
+
+    #[test]
+    fn the_rate_follows_the_configuration_and_lasts_from_job_to_job() {
+        let mut tools = Tools::default();
+        let rate = |tools: &Tools| tools.pace.as_ref().map(|(rate, _)| *rate);
+        for limit in [None, Some(5), Some(5), Some(7), None] {
+            tools.set_pace(limit);
+            assert_eq!(rate(&tools), limit);
+        }
+        tools.set_pace(Some(1));
+        tools.pace.as_ref().unwrap().1.lock().unwrap().took(1000, clock(ClockId::Monotonic));
+        tools.set_pace(Some(1));
+        let wait = tools.pace.as_ref().unwrap().1.lock().unwrap().wait(clock(ClockId::Monotonic));
+        assert!(!wait.is_zero(), "the debt of the job before is forgotten");
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Longest wait that is asked for at once.
-const LONGEST: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_millis(1999);
 
 /// Seconds of reading that may be saved up.
 const BURST: f64 = 1.0;
@@ -43,7 +43,7 @@ impl Pace {
         let seconds = -self.level / self.rate;
         // At least a nanosecond, so that rounding does not read as leave to go on.
         let wait = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST);
-        wait.clamp(Duration::from_nanos(1), LONGEST - Duration::from_millis(1))
+        wait.clamp(Duration::from_nanos(1), LONGEST)
     }
 
     fn fill(&mut self, now: Duration) {
@@ -100,20 +100,20 @@ mod tests {
     proptest! {
         #[test]
         fn the_rate_holds_over_any_pieces(
-            rate in 1_u64..1 << 34,
-            pieces in prop::collection::vec((0_u64..1 << 26, 0_u64..3000), 1..50),
+            rate in 1_u32..,
+            pieces in prop::collection::vec((0_u32..1 << 26, 0_u64..3000), 1..50),
         ) {
-            let mut pace = Pace::new(rate, ms(0));
+            let mut pace = Pace::new(rate.into(), ms(0));
             let (mut now, mut sum) = (ms(0), 0.0);
             for (bytes, pause) in pieces {
                 now += ms(pause);
-                pace.took(bytes, now);
-                sum += bytes as f64;
+                pace.took(bytes.into(), now);
+                sum += f64::from(bytes);
                 for _ in 0..1000 {
                     now += pace.wait(now);
                 }
                 if pace.wait(now).is_zero() {
-                    let most = rate as f64 * (now.as_secs_f64() + BURST);
+                    let most = f64::from(rate) * (now.as_secs_f64() + BURST);
                     prop_assert!(sum <= most * (1.0 + 1e-6) + 1.0, "{sum} of {most}");
                 }
             }

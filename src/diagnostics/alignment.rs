@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::options::Options;
 use super::tasks::Task;
 use super::work::{Analysis, AnalyzeError, Missing};
 use super::{OverlapReport, PairReport, StderrReport};
@@ -123,13 +124,10 @@ fn pair_report(
     })
 }
 
-/// Whether the Grams of the pair, or those of its outer sides, are formed. Told by shapes alone, so
-/// that a pair is measured in the same way at every save.
-pub(super) fn is_small(analysis: &Analysis<'_>, pair: &Pair) -> bool {
-    let limit = analysis.options.exact_limit;
-    let (n, p) = (pair.writer.shape().1, pair.reader.shape().0);
-    let fits = analysis.options.fits(pair.dim.saturating_mul(n.saturating_add(p)));
-    fits && (pair.dim <= limit || n.max(p) <= limit)
+/// Whether the pair's Grams are formed. Told by shapes alone, so that a pair is measured in the same
+/// way at every save.
+pub(super) fn is_small(options: &Options, pair: &Pair) -> bool {
+    options.forms_grams(pair.dim, pair.writer.shape().1, pair.reader.shape().0)
 }
 
 /// Statistics and overlaps by the route that the shapes allow.
@@ -138,7 +136,7 @@ fn measured(
     pair: &Pair,
     biases: &Biases,
 ) -> Result<(GramStats, Subspaces), Missing> {
-    if !is_small(analysis, pair) {
+    if !is_small(analysis.options, pair) {
         let stats = estimated_stats(analysis, pair, biases)?;
         return Ok((stats, searched_subspaces(analysis, pair)?));
     }

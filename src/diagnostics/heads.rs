@@ -1,6 +1,7 @@
 //! Redundancy of attention heads, per layer and projection.
 
 use super::HeadReport;
+use super::options::Options;
 use super::work::{Analysis, AnalyzeError, Missing};
 use crate::linalg::{
     HeadOverlap, HeadSide, HeadStderr, Linear, estimate_head_overlap, head_overlap,
@@ -45,10 +46,7 @@ fn compare(
 ) -> Result<(HeadOverlap, HeadStderr), Missing> {
     let is_output = set.projection == Role::Output;
     let side = if is_output { HeadSide::Column } else { HeadSide::Row };
-    let width = |v: &View| if is_output { v.n_rows() } else { v.n_cols() };
-    let n_values: usize = set.heads.iter().map(|v| v.n_rows() * v.n_cols()).sum();
-    let is_wide = set.heads.first().map_or(0, width) > HEADS_FACTOR * analysis.options.exact_limit;
-    if !is_wide && analysis.options.fits(n_values) {
+    if is_small(analysis.options, set) {
         let mut blocks = Vec::with_capacity(set.heads.len());
         for view in &set.heads {
             blocks.push(analysis.store.view(view)?);
@@ -66,6 +64,10 @@ fn compare(
     Ok(estimated)
 }
 
-/// All pairs of heads cost the square of the width once a layer, less than the spectra do up to
-/// twice their limit.
-const HEADS_FACTOR: usize = 2;
+/// Whether all pairs of heads are compared exactly.
+pub(super) fn is_small(options: &Options, set: &HeadSet) -> bool {
+    let is_output = set.projection == Role::Output;
+    let width = |v: &View| if is_output { v.n_rows() } else { v.n_cols() };
+    let n_values = set.heads.iter().map(|v| v.n_rows() * v.n_cols()).sum();
+    options.compares_heads(set.heads.first().map_or(0, width), n_values)
+}

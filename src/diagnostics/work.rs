@@ -6,7 +6,7 @@ use std::rc::Rc;
 use faer::Mat;
 
 use super::baseline::{Baseline, Known, Mark};
-use super::options::Options;
+use super::options::{Options, vectors_bytes};
 use super::store::{Dense, Store};
 use super::tasks::Content;
 use super::{Report, Skipped};
@@ -57,9 +57,6 @@ impl From<LinalgError> for Missing {
 
 /// Spectra of each kind remembered while neighbouring pairs use them.
 const KEPT_SPECTRA: usize = 8;
-
-/// Smallest part of the memory limit granted to the vectors of a search.
-const VECTORS_LEAST: u64 = 1 << 24;
 
 /// The work of one thread on one checkpoint.
 pub(super) struct Analysis<'a> {
@@ -138,7 +135,7 @@ impl<'a> Analysis<'a> {
         pause: &'a dyn Fn(u64),
         report: Report,
     ) -> Self {
-        let budget = options.memory_limit / options.threads.max(1) as u64 / 2;
+        let budget = options.budget();
         Self {
             manifest,
             store: Store::new(manifest, budget, marks, pause),
@@ -245,8 +242,9 @@ impl<'a> Analysis<'a> {
         }
         let ks = self.wanted.get(&content.key).cloned().unwrap_or_default();
         let (rows, cols) = operand.shape();
-        let vectors = (rows + cols) as u64 * (ks.last().copied().unwrap_or(1) as u64 + 16) * 4;
-        if vectors * 4 > self.options.memory_limit.max(VECTORS_LEAST) {
+        let k = ks.last().copied().unwrap_or(1);
+        if !self.options.fits_vectors(rows, cols, k) {
+            let vectors = vectors_bytes(rows, cols, k);
             let what = "vectors of a search, in MiB over memory_limit,";
             return Err(LinalgError::Shape {
                 what,

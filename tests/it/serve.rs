@@ -8,6 +8,7 @@ mod discovery;
 mod lifecycle;
 mod process;
 mod removal;
+mod restart;
 mod saves;
 mod torn;
 mod untouched;

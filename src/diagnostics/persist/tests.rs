@@ -18,11 +18,15 @@ fn options() -> Options {
 /// With numbers that no decimal notation holds and names that JSON must escape.
 fn baseline() -> Baseline {
     let mut baseline = Baseline::default();
-    let third = |i: usize, j: usize| 1.0 / (3.0 + i as f64 + 7.0 * j as f64);
+    let third = |i: usize, j: usize| {
+        let n = u16::try_from(3 + i + 7 * j).unwrap();
+        1.0 / f64::from(n)
+    };
+    let fifth = |i: usize| f32::from(u8::try_from(i).unwrap()) / 5.0 - 0.1;
     baseline.bases.insert("a \"b\"\n.weight".into(), Mat::from_fn(5, 2, third));
     baseline.bases.insert("zero".into(), Mat::zeros(4, 0));
     for (i, name) in ["x[0..2]*g", "yT"].into_iter().enumerate() {
-        let basis = Mat::from_fn(6, 3, |r, c| third(r + i, c) as f32 - 0.1);
+        let basis = Mat::from_fn(6, 3, |r, c| fifth(r + i + 6 * c));
         let bulk = Bulk {
             sigma: vec![0.1, 0.3],
             weight: vec![1.0 / 3.0, 5e-324],
@@ -197,7 +201,7 @@ proptest! {
     ) {
         let mut bytes = bytes_of(&baseline());
         // Half of the damage goes to the header, where a byte means most.
-        let header = 8 + usize::try_from(bytes[0]).unwrap() + 256 * usize::from(bytes[1]);
+        let header = 8 + usize::from(bytes[0]) + 256 * usize::from(bytes[1]);
         let at = at.index(if flip % 2 == 0 { header } else { bytes.len() });
         if cut {
             bytes.truncate(at);

@@ -1,0 +1,281 @@
+//! What would be measured of a checkpoint and how, told by shapes alone.
+//!
+//! The methods come from the very predicates of the analysis. The operations are estimates: good
+//! for telling seconds from hours.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::options::Options;
+use super::tasks::{Content, Task, last_uses, shares, wanted_ks};
+use super::{alignment, heads};
+use crate::checkpoint::Manifest;
+use crate::linalg::Side;
+use crate::model::{HeadSet, LayerGraph, Operand, Pair};
+
+/// How something would be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Method {
+    /// All singular values, or all pairs of heads.
+    Exact,
+    /// The singular triplets up to this k, by search.
+    Leading(usize),
+    /// From Gram matrices.
+    Formed,
+    /// From random probes, with standard errors.
+    Probed,
+    /// Not at all: it would take more than `memory_limit`.
+    TooLarge,
+}
+
+/// One measurement.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// `matrix`, `pair`, `heads` or `classifier`.
+    pub kind: &'static str,
+    /// Role of a matrix, name of a pair, projection of heads.
+    pub what: &'static str,
+    /// Name in the report; for heads `heads of q in layer 0`.
+    pub name: String,
+    /// Layer, if it stands in one.
+    pub layer: Option<usize>,
+    /// Rows × columns of a matrix; n, m, p of a pair (writer m × n, reader p × m); number, rows and
+    /// columns of heads.
+    pub shape: Vec<usize>,
+    /// How.
+    pub method: Method,
+    /// Floating-point operations where nothing is known of the save before.
+    pub flops_cold: f64,
+    /// The same at the next save, all of whose tensors changed.
+    pub flops_next: f64,
+    /// Tensors that it is made from.
+    pub tensors: Vec<String>,
+}
+
+/// What a checkpoint's analysis would be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// In the order of the analysis.
+    pub measurements: Vec<Planned>,
+    /// Bytes of all floating-point tensors, each of which is read once.
+    pub read_bytes: u64,
+    /// Tensors larger than what a thread may keep: these are read once for each pass over them.
+    pub streamed: usize,
+    /// Most bytes of tensors kept at a time, over all threads.
+    pub kept_bytes: u64,
+}
+
+impl Plan {
+    /// From names and shapes; nothing of the weights is read.
+    #[must_use]
+    pub fn new(manifest: &Manifest, graph: &LayerGraph, options: &Options) -> Self {
+        let tasks = Task::all(graph);
+        let mut costs = Costs {
+            options,
+            wanted: wanted_ks(graph, &options.k, &options.rotation_k),
+            seen: BTreeSet::new(),
+        };
+        let measurements = tasks.iter().map(|task| planned(task, &mut costs)).collect();
+        let sizes = || manifest.tensors.iter().filter(|t| t.dtype.is_float()).map(|t| t.n_bytes);
+        let size = |tensor: &str| manifest.find(tensor).map_or(0, |t| t.n_bytes);
+        let shares = shares(&tasks, options.threads.max(1));
+        Self {
+            measurements,
+            read_bytes: sizes().sum(),
+            streamed: sizes().filter(|n| *n > options.budget()).count(),
+            kept_bytes: shares.iter().map(|share| kept(share, options.budget(), &size)).sum(),
+        }
+    }
+
+    /// Measurements that must be made anew when these tensors changed.
+    #[must_use]
+    pub fn stale(&self, changed: &BTreeSet<&str>) -> Vec<&Planned> {
+        let is_stale = |m: &&Planned| m.tensors.iter().any(|t| changed.contains(t.as_str()));
+        self.measurements.iter().filter(is_stale).collect()
+    }
+}
+
+/// Most bytes that a thread keeps: a tensor from its first to its last use, as far as the budget
+/// allows.
+fn kept(tasks: &[Task<'_>], budget: u64, size: &dyn Fn(&str) -> u64) -> u64 {
+    let mut held: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut most = 0;
+    for (task, done_with) in tasks.iter().zip(last_uses(tasks)) {
+        for tensor in task.tensors() {
+            let n_bytes = size(tensor);
+            if n_bytes <= budget {
+                held.insert(tensor, n_bytes);
+            }
+        }
+        most = held.values().sum::<u64>().max(most);
+        for tensor in done_with {
+            held.remove(tensor);
+        }
+    }
+    most.min(budget)
+}
+
+fn planned(task: &Task<'_>, costs: &mut Costs<'_>) -> Planned {
+    let (kind, what, name, layer, shape) = match task {
+        Task::Matrix(m) | Task::Classifier(m) => {
+            let kind = if matches!(task, Task::Matrix(_)) { "matrix" } else { "classifier" };
+            let shape = vec![m.view.n_rows(), m.view.n_cols()];
+            (kind, m.role.as_str(), m.name.clone(), m.layer, shape)
+        }
+        Task::Pair(p) => {
+            let shape = vec![p.writer.shape().1, p.dim, p.reader.shape().0];
+            ("pair", p.name.as_str(), alignment::title(p), p.layer, shape)
+        }
+        Task::Heads(set) => {
+            let sides = set.heads.first().map_or((0, 0), |v| (v.n_rows(), v.n_cols()));
+            let what = set.projection.as_str();
+            let name = format!("heads of {what} in layer {}", set.layer);
+            ("heads", what, name, Some(set.layer), vec![set.heads.len(), sides.0, sides.1])
+        }
+    };
+    let (method, cost) = match task {
+        Task::Matrix(matrix) => {
+            let operand = Operand::whole(matrix);
+            (costs.method(&operand), costs.spectrum(&operand, Side::Left))
+        }
+        Task::Pair(pair) => costs.pair(pair),
+        Task::Heads(set) => costs.heads(set),
+        Task::Classifier(matrix) => {
+            let (classes, width) = (matrix.view.n_rows(), matrix.view.n_cols());
+            let fits = costs.options.fits(classes.saturating_mul(width));
+            let method = if fits { Method::Exact } else { Method::TooLarge };
+            (method, Cost::both(2.0 * real(classes).powi(2) * real(width)))
+        }
+    };
+    let cost = if method == Method::TooLarge { Cost::default() } else { cost };
+    Planned {
+        kind,
+        what,
+        name,
+        layer,
+        shape,
+        method,
+        flops_cold: cost.cold,
+        flops_next: cost.next,
+        tensors: task.tensors().into_iter().map(str::to_owned).collect(),
+    }
+}
+
+/// Operations without and with a start from the save before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    cold: f64,
+    next: f64,
+}
+
+impl Cost {
+    fn both(flops: f64) -> Self {
+        Self { cold: flops, next: flops }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { cold: self.cold + other.cold, next: self.next + other.next }
+    }
+}
+
+/// Dimension of the space in which a search without a start ends, most often.
+const SPACE: f64 = 448.0;
+/// Smaller sides up to this are searched in their Gram.
+const GRAM_SIDE: f64 = 1024.0;
+/// Vectors beyond k in a pass.
+const MARGIN: usize = 16;
+/// Probes of a pair or of heads.
+const PROBES: f64 = 64.0;
+/// A symmetric eigenproblem with all vectors, in units of the cube of its dimension.
+const EIGEN: f64 = 10.0;
+
+struct Costs<'a> {
+    options: &'a Options,
+    wanted: BTreeMap<String, Vec<usize>>,
+    /// Spectra that were counted: they are remembered for what comes next.
+    seen: BTreeSet<(Content, bool)>,
+}
+
+impl Costs<'_> {
+    fn method(&self, operand: &Operand) -> Method {
+        let (rows, cols) = operand.shape();
+        if self.options.is_exact(rows, cols) {
+            return Method::Exact;
+        }
+        let k = self.largest_k(operand);
+        let fits = self.options.fits_vectors(rows, cols, k);
+        if fits { Method::Leading(k) } else { Method::TooLarge }
+    }
+
+    fn largest_k(&self, operand: &Operand) -> usize {
+        let wanted = self.wanted.get(&Content::of(operand).key);
+        wanted.and_then(|ks| ks.last()).copied().unwrap_or(1)
+    }
+
+    fn spectrum(&mut self, operand: &Operand, side: Side) -> Cost {
+        let (rows, cols) = operand.shape();
+        let size = real(rows) * real(cols);
+        let least = real(rows.min(cols));
+        let content = Content::of(operand);
+        match self.method(operand) {
+            Method::Exact if self.seen.insert((content.clone(), side == Side::Left)) => {
+                Cost::both(2.0 * least * size + EIGEN * least.powi(3))
+            }
+            Method::Leading(k)
+                if self.seen.insert((Content { flipped: false, ..content }, true)) =>
+            {
+                let columns = real((k + MARGIN).min(rows.min(cols)));
+                let pass = 4.0 * size * columns + EIGEN * columns.powi(3) + 2.0 * size;
+                let space = SPACE.min(least);
+                let products = if least <= GRAM_SIDE {
+                    least * size + 2.0 * least * least * space
+                } else {
+                    4.0 * size * space
+                };
+                let search = products + 4.0 * least * space * space + EIGEN * space.powi(3);
+                Cost { cold: search + pass, next: pass }
+            }
+            _ => Cost::default(),
+        }
+    }
+
+    fn pair(&mut self, pair: &Pair) -> (Method, Cost) {
+        let (n, m, p) = (pair.writer.shape().1, pair.dim, pair.reader.shape().0);
+        let is_formed = alignment::is_small(self.options, pair);
+        let mut cost = if is_formed {
+            // In the shared space, or in the two outer ones where these are smaller.
+            let d = real(m.min(n.max(p)));
+            Cost::both(2.0 * real(m) * d * real(n + p) + 4.0 * d.powi(3))
+        } else {
+            Cost::both(8.0 * PROBES * real(m) * real(n + p))
+        };
+        let mut is_too_large = false;
+        if pair.group.is_none() || !is_formed {
+            for (operand, side) in [(&pair.writer, Side::Left), (&pair.reader, Side::Right)] {
+                is_too_large |= self.method(operand) == Method::TooLarge;
+                cost = cost.plus(self.spectrum(operand, side));
+            }
+        }
+        let method = match (is_too_large, is_formed) {
+            (true, _) => Method::TooLarge,
+            (_, true) => Method::Formed,
+            (_, false) => Method::Probed,
+        };
+        (method, cost)
+    }
+
+    fn heads(&self, set: &HeadSet) -> (Method, Cost) {
+        let n_values: f64 = set.heads.iter().map(|v| real(v.n_rows()) * real(v.n_cols())).sum();
+        if !heads::is_small(self.options, set) {
+            return (Method::Probed, Cost::both(4.0 * PROBES * n_values));
+        }
+        let thin = set.heads.first().map_or(0, |v| v.n_rows().min(v.n_cols()));
+        let (count, thin) = (real(set.heads.len()), real(thin));
+        let spectra = 4.0 * thin * n_values + EIGEN * count * thin.powi(3);
+        (Method::Exact, Cost::both(spectra + count * thin * n_values))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "dimensions, of an estimate")]
+fn real(n: usize) -> f64 {
+    n as f64
+}
