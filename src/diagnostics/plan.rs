@@ -74,12 +74,17 @@ impl Plan {
             wanted: wanted_ks(graph, &options.k, &options.rotation_k),
             seen: BTreeSet::new(),
         };
-        let measurements = tasks.iter().map(|task| planned(task, &mut costs)).collect();
+        // A spectrum that a pair shares with a matrix stands at the matrix.
+        let is_matrix = |i: &usize| matches!(tasks[*i], Task::Matrix(_));
+        let (first, then): (Vec<usize>, Vec<usize>) = (0..tasks.len()).partition(is_matrix);
+        let mut measurements: Vec<(usize, Planned)> =
+            first.into_iter().chain(then).map(|i| (i, planned(&tasks[i], &mut costs))).collect();
+        measurements.sort_by_key(|(i, _)| *i);
         let sizes = || manifest.tensors.iter().filter(|t| t.dtype.is_float()).map(|t| t.n_bytes);
         let size = |tensor: &str| manifest.find(tensor).map_or(0, |t| t.n_bytes);
         let shares = shares(&tasks, options.threads.max(1));
         Self {
-            measurements,
+            measurements: measurements.into_iter().map(|(_, planned)| planned).collect(),
             read_bytes: sizes().sum(),
             streamed: sizes().filter(|n| *n > options.budget()).count(),
             kept_bytes: shares.iter().map(|share| kept(share, options.budget(), &size)).sum(),

@@ -37,7 +37,7 @@ fn searches_start_after_a_restart_where_they_ended() {
         command.arg("--state-dir").arg(&state);
         Daemon::start(command)
     };
-    add_save(&place, 100);
+    add_save(&place, 1900);
     let daemon = start();
     daemon.wait_analyzed("run", 1);
     assert!(measured(&daemon).0.contains(&"block Lanczos".to_owned()));
@@ -46,11 +46,10 @@ fn searches_start_after_a_restart_where_they_ended() {
     daemon.signal(Signal::TERM);
     daemon.end();
     // A save that came meanwhile is compared with the one before and starts from it.
-    add_save(&place, 200);
+    add_save(&place, 2000);
     let daemon = start();
     daemon.wait_analyzed("run", 2);
     let (ways, updates) = measured(&daemon);
-    assert!(ways.iter().any(|way| way == "one pass"), "{ways:?}");
     assert!(!ways.iter().any(|way| way == "block Lanczos"), "{ways:?}");
     assert_eq!(updates, ways.len());
     daemon.wait_for("the newer to be kept", |_| (kept(&state) != first).then_some(()));
@@ -93,7 +92,8 @@ fn a_plan_is_printed() {
     };
     let text = print(&before);
     for line in [
-        "linear leading k≤4 64×64 3",
+        "linear leading k≤4 64×64 2",
+        "linear leading k≤9 64×64 1",
         "classifier exact 10×64 1",
         "chain probed 64 → 64 → 64 2",
         "to read 51.3 KiB, once",
