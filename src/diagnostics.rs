@@ -8,6 +8,7 @@ mod analysis;
 mod baseline;
 mod classifier;
 mod heads;
+mod observer;
 mod options;
 mod persist;
 mod plan;
@@ -21,8 +22,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use analysis::{Observer, Outcome, Unobserved, analyze};
+pub use analysis::{Outcome, analyze};
 pub use baseline::{Baseline, Mark};
+pub use observer::{Observer, Unobserved};
 pub use options::{EXACT_LIMIT, Options};
 pub use persist::{Origin, PersistError};
 pub use plan::{Method, Plan, Planned};

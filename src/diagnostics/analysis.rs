@@ -8,34 +8,13 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::baseline::{Baseline, Known, Mark};
+use super::observer::Observer;
 use super::options::Options;
 use super::tasks::{Task, last_uses, shares, wanted_ks};
 use super::work::{Analysis, AnalyzeError, Previous};
 use super::{Report, Skipped, alignment, classifier, heads, spectra};
 use crate::checkpoint::Manifest;
 use crate::model::LayerGraph;
-
-/// Told of progress, asked whether to go on.
-pub trait Observer: Sync {
-    /// `done` of `total` parts are measured.
-    fn progress(&self, done: usize, total: usize);
-
-    /// Whether the result is still wanted.
-    fn cancelled(&self) -> bool {
-        false
-    }
-
-    /// So many bytes were read, and no file is open: may sleep to keep to a rate.
-    fn has_read(&self, _bytes: u64) {}
-}
-
-/// An observer that does not care.
-#[derive(Debug, Clone, Copy)]
-pub struct Unobserved;
-
-impl Observer for Unobserved {
-    fn progress(&self, _done: usize, _total: usize) {}
-}
 
 /// Measurements of one checkpoint and what the next one needs of it.
 #[derive(Debug, Clone)]
@@ -91,7 +70,7 @@ pub fn analyze(
         read_bytes += part.read_bytes;
         flops += part.flops;
     }
-    let rest = shared.count_the_rest(graph, &mut report)?;
+    let rest = shared.count_the_rest(graph, &baseline.marks, &mut report)?;
     read_bytes += rest.read_bytes;
     baseline.merge(rest.baseline);
     shared.tick()?;
@@ -158,7 +137,6 @@ impl Shared<'_> {
     }
 
     fn measure(&self, tasks: &[Task<'_>]) -> Result<Part, AnalyzeError> {
-        let pause = |bytes| self.observer.has_read(bytes);
         let mut analysis = Analysis::new(
             self.manifest,
             self.options,
@@ -166,7 +144,7 @@ impl Shared<'_> {
             self.known,
             self.wanted,
             self.marks(),
-            &pause,
+            self.observer,
             Report::default(),
         );
         for (task, done_with) in tasks.iter().zip(last_uses(tasks)) {
@@ -189,11 +167,11 @@ impl Shared<'_> {
     fn count_the_rest(
         &self,
         graph: &LayerGraph,
+        seen: &BTreeMap<String, Mark>,
         report: &mut Report,
     ) -> Result<Part, AnalyzeError> {
         let used: std::collections::HashSet<&str> =
             graph.matrices.iter().map(|m| m.view.tensor.as_str()).collect();
-        let pause = |bytes| self.observer.has_read(bytes);
         let mut analysis = Analysis::new(
             self.manifest,
             self.options,
@@ -201,14 +179,18 @@ impl Shared<'_> {
             None,
             self.wanted,
             self.marks(),
-            &pause,
+            self.observer,
             Report::default(),
         );
         for info in self.manifest.tensors.iter().filter(|t| t.dtype.is_float()) {
             if used.contains(info.name.as_str()) {
                 continue;
             }
-            let mark = analysis.store.mark(&info.name)?;
+            // Gains and biases were met with their matrices.
+            let mark = match seen.get(&info.name) {
+                Some(mark) => *mark,
+                None => analysis.store.mark(&info.name)?,
+            };
             analysis.store.release(&info.name);
             let (nan, inf) = (mark.nan, mark.inf);
             report.nan += nan;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use faer::MatRef;
 
 use super::baseline::Mark;
+use super::observer::Observer;
 use super::stored::{Bytes, Feed, Stored};
 use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
 use crate::linalg::{Block, LinalgError, Linear, Panels};
@@ -55,7 +56,7 @@ impl<'a> Store<'a> {
         manifest: &'a Manifest,
         budget: u64,
         before: Option<&'a BTreeMap<String, Mark>>,
-        pause: &'a dyn Fn(u64),
+        observer: &'a dyn Observer,
     ) -> Self {
         Self {
             manifest,
@@ -64,7 +65,11 @@ impl<'a> Store<'a> {
             marks: BTreeMap::new(),
             before,
             expects_unchanged: false,
-            feed: Rc::new(Feed { failure: RefCell::default(), read_bytes: Cell::default(), pause }),
+            feed: Rc::new(Feed {
+                failure: RefCell::default(),
+                read_bytes: Cell::default(),
+                observer,
+            }),
         }
     }
 
@@ -207,11 +212,11 @@ impl<'a> Store<'a> {
     pub(super) fn stored(&mut self, view: &View, scale: f32) -> Result<Stored<'a>, ReadError> {
         let info = self.info(&view.tensor);
         let bytes = if info.n_bytes > self.budget {
-            Bytes::File(self.manifest, Rc::clone(&self.feed))
+            Bytes::File(self.manifest)
         } else {
             Bytes::Memory(self.raw(&view.tensor)?)
         };
-        Ok(Stored::new(bytes, info, view, scale))
+        Ok(Stored::new(bytes, Rc::clone(&self.feed), info, view, scale))
     }
 
     /// An operand for products.

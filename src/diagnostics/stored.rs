@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use faer::MatRef;
 
+use super::observer::Observer;
 use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
 use crate::linalg::{LinalgError, Panels};
 use crate::model::{Layout, View};
@@ -20,15 +21,15 @@ pub(super) struct Feed<'a> {
     pub(super) failure: RefCell<Option<ReadError>>,
     /// Bytes of tensors read so far.
     pub(super) read_bytes: Cell<u64>,
-    /// Told of bytes read while no file is open.
-    pub(super) pause: &'a dyn Fn(u64),
+    /// Told of bytes read while no file is open, and asked before each pass whether to go on.
+    pub(super) observer: &'a dyn Observer,
 }
 
 impl Feed<'_> {
     /// Counts bytes that were read, and lets the observer sleep.
     pub(super) fn took(&self, bytes: u64) {
         self.read_bytes.set(self.read_bytes.get() + bytes);
-        (self.pause)(bytes);
+        self.observer.has_read(bytes);
     }
 }
 
@@ -38,13 +39,14 @@ pub(super) enum Bytes<'a> {
     /// Kept.
     Memory(Arc<Raw>),
     /// In the file alone: more than the budget allows to keep.
-    File(&'a Manifest, Rc<Feed<'a>>),
+    File(&'a Manifest),
 }
 
 /// A view of a tensor, in the orientation in which it is stored.
 #[derive(Clone)]
 pub(super) struct Stored<'a> {
     bytes: Bytes<'a>,
+    feed: Rc<Feed<'a>>,
     info: &'a TensorInfo,
     /// Columns of the whole stored matrix.
     width: usize,
@@ -57,7 +59,13 @@ pub(super) struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    pub(super) fn new(bytes: Bytes<'a>, info: &'a TensorInfo, view: &View, scale: f32) -> Self {
+    pub(super) fn new(
+        bytes: Bytes<'a>,
+        feed: Rc<Feed<'a>>,
+        info: &'a TensorInfo,
+        view: &View,
+        scale: f32,
+    ) -> Self {
         let width = match info.shape.as_slice() {
             [_, width] => *width,
             _ => info.n_elements(),
@@ -65,7 +73,7 @@ impl<'a> Stored<'a> {
         let (rows, cols) = (view.rows.clone(), view.cols.clone());
         let transposed = view.layout == Layout::InOut;
         let (rows, cols) = if transposed { (cols, rows) } else { (rows, cols) };
-        Self { bytes, info, width, rows, cols, transposed, scale }
+        Self { bytes, feed, info, width, rows, cols, transposed, scale }
     }
 
     /// All values, row by row as stored.
@@ -113,12 +121,12 @@ impl<'a> Stored<'a> {
         each: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), LinalgError> {
         let row = self.row_bytes();
-        let (manifest, feed) = match &self.bytes {
+        let manifest = match &self.bytes {
             Bytes::Memory(raw) => {
                 each(rows.len(), &raw.bytes()[rows.start * row..rows.end * row]);
                 return Ok(());
             }
-            Bytes::File(manifest, feed) => (manifest, feed),
+            Bytes::File(manifest) => manifest,
         };
         let step = (FILE_BLOCK / row.max(1)).max(1);
         let mut block = Vec::with_capacity(step.min(rows.len()) * row);
@@ -127,10 +135,10 @@ impl<'a> Stored<'a> {
             block.clear();
             let elements = start * self.width..(start + n) * self.width;
             let mut append = |piece: &[u8]| block.extend_from_slice(piece);
-            let mut pause = |bytes| feed.took(bytes);
+            let mut pause = |bytes| self.feed.took(bytes);
             if let Err(error) = manifest.read_elements(self.info, elements, &mut append, &mut pause)
             {
-                feed.failure.borrow_mut().get_or_insert(error);
+                self.feed.failure.borrow_mut().get_or_insert(error);
                 return Err(LinalgError::Unread);
             }
             each(n, &block);
@@ -172,6 +180,10 @@ impl Panels for Stored<'_> {
         each: &mut dyn FnMut(usize, MatRef<'_, f32>),
     ) -> Result<(), LinalgError> {
         let cols = self.cols();
+        if self.feed.observer.cancelled() {
+            // Without a failure: the next look at the observer ends the analysis.
+            return Err(LinalgError::Unread);
+        }
         self.for_slices(n_rows, &mut |first, values| {
             let n = values.len().checked_div(cols).unwrap_or(0);
             each(first, MatRef::from_row_major_slice(values, n, cols));

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use faer::Mat;
 
 use super::baseline::{Baseline, Known, Mark};
+use super::observer::Observer;
 use super::options::{Options, vectors_bytes};
 use super::store::{Dense, Store};
 use super::tasks::Content;
@@ -132,14 +133,14 @@ impl<'a> Analysis<'a> {
         known: Option<&'a Known<'a>>,
         wanted: &'a BTreeMap<String, Vec<usize>>,
         marks: Option<&'a BTreeMap<String, Mark>>,
-        pause: &'a dyn Fn(u64),
+        observer: &'a dyn Observer,
         report: Report,
     ) -> Self {
         let budget = options.budget();
         Self {
             manifest,
-            store: Store::new(manifest, budget, marks, pause),
-            previous_store: previous.manifest.map(|m| Store::new(m, budget / 4, None, pause)),
+            store: Store::new(manifest, budget, marks, observer),
+            previous_store: previous.manifest.map(|m| Store::new(m, budget / 4, None, observer)),
             options,
             previous,
             known,

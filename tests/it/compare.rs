@@ -180,3 +180,31 @@ fn a_save_that_changed_since_it_was_opened_gives_no_report() {
     let result = outcome(&manifest, Previous::default(), 1 << 30, &Unobserved);
     assert!(matches!(result, Err(AnalyzeError::Read(checkpoint::ReadError::Vanished { .. }))));
 }
+
+/// Cancelled is asked before every pass over a large matrix, not only between measurements.
+#[test]
+fn a_search_that_nobody_waits_for_ends_within_its_passes() {
+    struct Nth(std::sync::atomic::AtomicUsize, usize);
+    impl Observer for Nth {
+        fn progress(&self, _done: usize, _total: usize) {}
+        fn cancelled(&self) -> bool {
+            self.0.fetch_add(1, Relaxed) >= self.1
+        }
+    }
+    let save = checkpoint::open(&tests_dir("fixtures/llama")).unwrap();
+    let rules = architectures::built_in().unwrap();
+    let graph = model::recognize(&save.tensors, save.config.as_ref(), &rules);
+    let options = Options { exact_limit: 16, ..Options::default() };
+    let run = |observer: &Nth| {
+        analyze(&save, &graph, &[], &options, Previous::default(), observer).map(|_| ())
+    };
+    let whole = Nth(0.into(), usize::MAX);
+    run(&whole).unwrap();
+    let asked = whole.0.load(Relaxed);
+    let n_tasks = graph.matrices.len() + graph.pairs.len() + graph.heads.len();
+    assert!(asked > 2 * n_tasks, "asked {asked} times in {n_tasks} measurements");
+    for after in (0..asked).step_by(7) {
+        let result = run(&Nth(0.into(), after));
+        assert!(matches!(result, Err(AnalyzeError::Cancelled)), "after {after}: {result:?}");
+    }
+}
