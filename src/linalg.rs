@@ -37,7 +37,7 @@ pub use flag::{flag_correlation, tau_b};
 pub use gram::{GRAM_LIMIT, GramStats, estimate_gram_stats, gram_stats, gram_stats_and_spectra};
 pub use head_probes::{HEAD_PROBES, HeadStderr, estimate_head_overlap};
 pub use heads::{HeadOverlap, HeadSide, head_overlap};
-pub use leading::{Leading, Route, WarmStart};
+pub use leading::{Leading, Route, WarmStart, searchable};
 pub use linear::{Block, Linear, Panels};
 pub use overlap::{Overlap, overlaps, usable_ks};
 pub use pair::{PairMatrices, PairOperators};

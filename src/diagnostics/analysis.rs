@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use xxhash_rust::xxh3::xxh3_128;
 
-use super::baseline::{Baseline, Known, Mark};
+use super::baseline::{Baseline, Known, Made, Mark};
 use super::observer::Observer;
 use super::options::Options;
 use super::tasks::{Task, last_uses, shares, wanted_ks};
@@ -49,6 +50,9 @@ pub fn analyze(
 ) -> Result<Outcome, AnalyzeError> {
     let tasks = Task::all(graph);
     let wanted = wanted_ks(graph, &options.k, &options.rotation_k);
+    let fingerprint = xxh3_128(format!("{graph:?}").as_bytes());
+    let baseline = previous.baseline.filter(|baseline| baseline.is_of(fingerprint));
+    let previous = Previous { baseline, ..previous };
     let known = previous.baseline.and_then(|b| Known::new(b, options));
     let shared = Shared {
         manifest,
@@ -58,6 +62,7 @@ pub fn analyze(
         wanted: &wanted,
         total: tasks.len() + 1,
         done: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
         observer,
     };
     let (parts, cpu_elsewhere) = shared.run(&shares(&tasks, options.threads.max(1)))?;
@@ -76,7 +81,8 @@ pub fn analyze(
     shared.tick()?;
     // A second look: what changed while it was read may be torn.
     manifest.unchanged()?;
-    baseline.measured = Some((Arc::new(report.clone()), options.clone()));
+    let made = Made { options: options.clone(), graph: fingerprint };
+    baseline.measured = Some((Arc::new(report.clone()), made));
     Ok(Outcome { report, baseline, read_bytes, flops, cpu_elsewhere })
 }
 
@@ -89,7 +95,23 @@ struct Shared<'a> {
     wanted: &'a BTreeMap<String, Vec<usize>>,
     total: usize,
     done: AtomicUsize,
+    /// Whether a thread failed: then the work of the others is in vain.
+    failed: AtomicBool,
     observer: &'a dyn Observer,
+}
+
+impl Observer for Shared<'_> {
+    fn progress(&self, done: usize, total: usize) {
+        self.observer.progress(done, total);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.observer.cancelled()
+    }
+
+    fn has_read(&self, bytes: u64) {
+        self.observer.has_read(bytes);
+    }
 }
 
 /// What one thread brings.
@@ -103,8 +125,8 @@ struct Part {
 impl Shared<'_> {
     fn tick(&self) -> Result<(), AnalyzeError> {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        self.observer.progress(done, self.total);
-        if self.observer.cancelled() { Err(AnalyzeError::Cancelled) } else { Ok(()) }
+        self.progress(done, self.total);
+        if self.cancelled() { Err(AnalyzeError::Cancelled) } else { Ok(()) }
     }
 
     fn marks(&self) -> Option<&BTreeMap<String, Mark>> {
@@ -118,12 +140,13 @@ impl Shared<'_> {
         std::thread::scope(|scope| {
             let timed = |share| {
                 let part = self.measure(share);
+                self.failed.fetch_or(part.is_err(), Ordering::Relaxed);
                 (part, clock_gettime(ClockId::ThreadCPUTime))
             };
             // Started threads inherit the scheduling class of this one.
             let others: Vec<_> =
                 others.iter().map(|share| scope.spawn(move || timed(share))).collect();
-            let mut parts = vec![self.measure(first)];
+            let mut parts = vec![timed(*first).0];
             let mut elsewhere = Duration::ZERO;
             for other in others {
                 // A panic of a thread is one of this job, which its caller catches.
@@ -131,6 +154,11 @@ impl Shared<'_> {
                     other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 parts.push(part);
                 elsewhere += Duration::try_from(cpu).unwrap_or_default();
+            }
+            // The others were cancelled by the one that failed, whose error counts.
+            let is_cause = |p: &Result<Part, AnalyzeError>| matches!(p, Err(error) if !matches!(error, AnalyzeError::Cancelled));
+            if let Some(cause) = parts.iter().position(is_cause) {
+                parts.swap(0, cause);
             }
             Ok((parts.into_iter().collect::<Result<_, _>>()?, elsewhere))
         })
@@ -144,7 +172,7 @@ impl Shared<'_> {
             self.known,
             self.wanted,
             self.marks(),
-            self.observer,
+            self,
             Report::default(),
         );
         for (task, done_with) in tasks.iter().zip(last_uses(tasks)) {
@@ -179,7 +207,7 @@ impl Shared<'_> {
             None,
             self.wanted,
             self.marks(),
-            self.observer,
+            self,
             Report::default(),
         );
         for info in self.manifest.tensors.iter().filter(|t| t.dtype.is_float()) {

@@ -49,10 +49,32 @@ pub struct Baseline {
     /// Tensor → hash and counts.
     pub(super) marks: BTreeMap<String, Mark>,
     /// The measurements and what they were made with; absent after a restart.
-    pub(super) measured: Option<(Arc<Report>, Options)>,
+    pub(super) measured: Option<(Arc<Report>, Made)>,
+}
+
+/// How the measurements of a save were made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Made {
+    pub(super) options: Options,
+    /// Hash of the layer graph: other rules or another config.json give tensors other meanings.
+    pub(super) graph: u128,
 }
 
 impl Baseline {
+    /// Where the search of an operand starts, if it was asked for the same subspaces.
+    pub(super) fn start(&self, key: &str, options: &Options) -> Option<&WarmStart> {
+        let same = |made: &Made| {
+            (&made.options.k, &made.options.rotation_k) == (&options.k, &options.rotation_k)
+        };
+        let same = self.measured.as_ref().is_none_or(|(_, made)| same(made));
+        self.warm.get(key).filter(|_| same)
+    }
+
+    /// Whether it was made of tensors with these meanings, as far as is known.
+    pub(super) fn is_of(&self, graph: u128) -> bool {
+        self.measured.as_ref().is_none_or(|(_, made)| made.graph == graph)
+    }
+
     /// Adds what another thread kept.
     pub(super) fn merge(&mut self, other: Self) {
         self.bases.extend(other.bases);
@@ -113,9 +135,10 @@ pub(super) struct Known<'a> {
 impl<'a> Known<'a> {
     /// The rows, if they were measured in the same way.
     pub(super) fn new(baseline: &'a Baseline, options: &Options) -> Option<Self> {
-        let (report, made_with) = baseline.measured.as_ref()?;
-        let same = Options { threads: 0, memory_limit: 0, ..made_with.clone() }
-            == Options { threads: 0, memory_limit: 0, ..options.clone() };
+        let (report, made) = baseline.measured.as_ref()?;
+        // The threads that share the work change no number; all else may.
+        let same = Options { threads: 0, ..made.options.clone() }
+            == Options { threads: 0, ..options.clone() };
         same.then(|| Self {
             matrices: report.matrices.iter().map(|m| (m.name.as_str(), m)).collect(),
             pairs: report
@@ -131,7 +154,10 @@ impl<'a> Known<'a> {
 
     pub(super) fn matrix(&self, matrix: &Matrix) -> Option<&'a MatrixReport> {
         let shape = (matrix.view.n_rows(), matrix.view.n_cols());
-        self.matrices.get(matrix.name.as_str()).copied().filter(|m| (m.rows, m.cols) == shape)
+        let known = self.matrices.get(matrix.name.as_str()).copied();
+        // A row without a spectrum that is not explained by its values is tried again.
+        let explained = |m: &&MatrixReport| m.spectrum.is_some() || m.nan + m.inf > 0;
+        known.filter(explained).filter(|m| (m.rows, m.cols) == shape)
     }
 
     pub(super) fn pair(&self, pair: &Pair) -> Option<&'a PairReport> {

@@ -72,7 +72,7 @@ impl Options {
 
     /// Whether the vectors of a search for k triplets may be held.
     pub(super) fn fits_vectors(&self, rows: usize, cols: usize, k: usize) -> bool {
-        let bytes = vectors_bytes(rows, cols, k).saturating_mul(4);
+        let bytes = vectors_bytes(rows, cols, k.min(rows.min(cols))).saturating_mul(4);
         bytes <= self.memory_limit.max(VECTORS_LEAST)
     }
 

@@ -163,11 +163,16 @@ fn update(
     let stored = analysis.store.stored(&matrix.view, 1.0)?;
     let mut sketch = Sketch::new(before.map_or(analysis.options.seed, |(then, _)| then.seed()));
     stored.for_slices(64, &mut |_, values| sketch.add(values))?;
-    let estimate = before.and_then(|(then, norm)| sketch.distance(then).zip(Some(*norm)));
+    let mut estimate = before.and_then(|(then, norm)| sketch.distance(then).zip(Some(*norm)));
     if before.is_none() || is_cheap {
         let has_before = analysis.previous_store.is_some();
+        let n_values = matrix.view.n_rows().saturating_mul(matrix.view.n_cols());
         if is_comparable(analysis, matrix) {
-            report.update_ratio = exact_update(analysis, matrix)?;
+            if analysis.options.fits(n_values) {
+                report.update_ratio = exact_update(analysis, matrix)?;
+            } else {
+                estimate = estimate.or_else(|| sketch_before(analysis, matrix, &sketch));
+            }
         } else if has_before {
             let why = "not compared: no finite tensor of this name and shape in the save before";
             analysis.skip(name, why.into());
@@ -183,6 +188,27 @@ fn update(
     let norm = report.frobenius_norm.unwrap_or(0.0);
     analysis.baseline.sketches.insert(name.to_owned(), (sketch, norm));
     Ok(())
+}
+
+/// Distance from the save before with its standard error, and its own norm, for a matrix whose values
+/// do not fit decoded: both files are sketched. `None` where the save before ends meanwhile.
+fn sketch_before(
+    analysis: &mut Analysis<'_>,
+    matrix: &Matrix,
+    now: &Sketch,
+) -> Option<((f64, f64), f64)> {
+    let store = analysis.previous_store.as_mut()?;
+    let stored = store.stored(&matrix.view, 1.0).ok()?;
+    let (mut then, mut squares) = (Sketch::new(now.seed()), 0.0f64);
+    let sketched = stored.for_slices(64, &mut |_, values| {
+        then.add(values);
+        squares += values.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
+    });
+    if sketched.is_err() {
+        analysis.previous_store = None;
+        return None;
+    }
+    now.distance(&then).zip(Some(squares.sqrt()))
 }
 
 /// The difference of the values in both files; `None` where the save before ends meanwhile.

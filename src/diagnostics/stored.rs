@@ -92,7 +92,7 @@ impl<'a> Stored<'a> {
         let mut panel = vec![0.0f32; n_rows.max(1).min(self.rows()) * self.cols()];
         let mut first = 0;
         for range in &self.rows {
-            self.for_blocks(range.clone(), &mut |rows, bytes| {
+            self.for_blocks(range.clone(), n_rows.max(1), &mut |rows, bytes| {
                 let mut at = 0;
                 while at < rows {
                     let n = n_rows.max(1).min(rows - at);
@@ -118,6 +118,7 @@ impl<'a> Stored<'a> {
     fn for_blocks(
         &self,
         rows: Range<usize>,
+        panel: usize,
         each: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), LinalgError> {
         let row = self.row_bytes();
@@ -128,7 +129,8 @@ impl<'a> Stored<'a> {
             }
             Bytes::File(manifest) => manifest,
         };
-        let step = (FILE_BLOCK / row.max(1)).max(1);
+        // Whole panels, so that sums are split as they are for a tensor in memory.
+        let step = (FILE_BLOCK / row.max(1) / panel).max(1) * panel;
         let mut block = Vec::with_capacity(step.min(rows.len()) * row);
         for start in rows.clone().step_by(step) {
             let n = step.min(rows.end - start);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::linalg::searchable;
 use crate::model::{HeadSet, LayerGraph, Matrix, Operand, Pair, Role, View};
 
 /// One measurement.
@@ -136,6 +137,8 @@ pub(super) fn wanted_ks(
 ) -> BTreeMap<String, Vec<usize>> {
     let mut wanted: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let mut ask = |operand: &Operand, more: &mut dyn Iterator<Item = usize>| {
+        let (rows, cols) = operand.shape();
+        let more = more.filter(|k| searchable(*k, rows.min(cols)));
         wanted.entry(Content::of(operand).key).or_default().extend(more);
     };
     for matrix in &graph.matrices {

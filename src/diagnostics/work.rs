@@ -80,14 +80,21 @@ pub(super) struct Analysis<'a> {
 #[derive(Debug, Clone)]
 pub(super) enum Found {
     Exact(Rc<Spectrum>),
-    Searched(Rc<Leading>, Side),
+    /// With the side of its vectors, and whether the operand is the transpose of what was searched.
+    Searched(Rc<Leading>, Side, bool),
 }
 
 impl Found {
     pub(super) fn spectrum(&self) -> Rc<Spectrum> {
         match self {
             Self::Exact(spectrum) => Rc::clone(spectrum),
-            Self::Searched(leading, side) => Rc::new(leading.spectrum(*side)),
+            Self::Searched(leading, side, flipped) => {
+                let mut spectrum = leading.spectrum(*side);
+                if *flipped {
+                    std::mem::swap(&mut spectrum.rows, &mut spectrum.cols);
+                }
+                Rc::new(spectrum)
+            }
         }
     }
 
@@ -95,7 +102,7 @@ impl Found {
     pub(super) fn method(&self) -> &'static str {
         match self {
             Self::Exact(_) => "exact",
-            Self::Searched(leading, _) => match leading.route {
+            Self::Searched(leading, ..) => match leading.route {
                 Route::Cold => "block Lanczos",
                 Route::Warm => "one pass",
                 Route::Filtered => "Chebyshev",
@@ -107,7 +114,7 @@ impl Found {
     pub(super) fn values(&self) -> &[f64] {
         match self {
             Self::Exact(spectrum) => &spectrum.values,
-            Self::Searched(leading, _) => &leading.values,
+            Self::Searched(leading, ..) => &leading.values,
         }
     }
 
@@ -118,8 +125,8 @@ impl Found {
             Self::Exact(s) => {
                 Mat::from_fn(s.basis.nrows(), s.basis.ncols(), |i, j| s.basis[(i, j)] as f32)
             }
-            Self::Searched(leading, Side::Left) => leading.left.clone(),
-            Self::Searched(leading, Side::Right) => leading.right.clone(),
+            Self::Searched(leading, Side::Left, _) => leading.left.clone(),
+            Self::Searched(leading, Side::Right, _) => leading.right.clone(),
         }
     }
 }
@@ -168,7 +175,7 @@ impl<'a> Analysis<'a> {
             Err(Missing::Read(error)) => Err(error.into()),
             Err(Missing::Linalg(LinalgError::Unread)) => match self.store.failure() {
                 Some(error) => Err(error.into()),
-                None => Ok(None),
+                None => Err(AnalyzeError::Cancelled),
             },
             Err(Missing::Linalg(error)) => {
                 self.skip(name, error.to_string());
@@ -206,7 +213,7 @@ impl<'a> Analysis<'a> {
         if !self.options.is_exact(rows, cols) {
             let leading = self.leading(operand, &content)?;
             let side = if content.flipped { side.other() } else { side };
-            return Ok(Found::Searched(leading, side));
+            return Ok(Found::Searched(leading, side, content.flipped));
         }
         let usual = k_max <= self.k_max();
         if let Some((_, _, known)) =
@@ -260,7 +267,7 @@ impl<'a> Analysis<'a> {
         let eps = self.store.storage_eps(&operand.parts);
         let large = self.store.large(&upright)?;
         let linear = large.linear()?;
-        let warm = self.previous.baseline.and_then(|b| b.warm.get(&content.key));
+        let warm = self.previous.baseline.and_then(|b| b.start(&content.key, self.options));
         let leading = Rc::new(Leading::find(&linear, &ks, eps, warm)?);
         self.flops = self.flops.saturating_add(linear.flops());
         self.baseline.warm.insert(content.key.clone(), leading.warm_start());

@@ -24,7 +24,7 @@ const MATRIX_BLOCK: usize = 32;
 const DIM: usize = 448;
 
 /// It never grows beyond this, however many vectors are asked for.
-const DIM_LIMIT: usize = 1024;
+pub(super) const DIM_LIMIT: usize = 1024;
 
 /// Dimensions between two looks at the convergence; a look costs one dense eigenproblem.
 const LOOK_EVERY: usize = 64;

@@ -40,6 +40,14 @@ const F32_FLOOR: f64 = 1e-6;
 /// The random vectors are the same at every save, so their error moves smoothly with the weights.
 const SEED: u64 = 0x77_65_69_67_68_74;
 
+/// Whether the subspace of dimension k of a side of `dim` dimensions can be searched: it and the
+/// margin beyond it fill half of the largest Krylov space, or that space holds everything.
+#[must_use]
+pub fn searchable(k: usize, dim: usize) -> bool {
+    let wanted = k + MARGIN.max(k / 8);
+    dim <= lanczos::DIM_LIMIT || wanted <= lanczos::DIM_LIMIT / 2
+}
+
 /// How the triplets were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
@@ -112,7 +120,8 @@ impl Leading {
         warm: Option<&WarmStart>,
     ) -> Result<Self, LinalgError> {
         let side = if w.rows() < w.cols() { Side::Left } else { Side::Right };
-        let search = Search::new(w, side, ks, storage_eps)?;
+        let ks: Vec<usize> = ks.iter().copied().filter(|k| searchable(*k, w.dim(side))).collect();
+        let search = Search::new(w, side, &ks, storage_eps)?;
         let fits = |start: &&WarmStart| {
             start.basis.nrows() == search.dim
                 && start.basis.ncols() == search.wanted
@@ -223,8 +232,11 @@ impl<'a> Search<'a> {
         let count = real(self.dim - pass.values.len().min(self.dim));
         let anchor = Bulk::new(&found.nodes, count, trace, pass.second_moment)
             .scaled(pow2(self.w.exponent()));
-        let errors = self.ks.iter().map(|&k| subspace_error(&pass.values, &pass.residuals, k));
-        let reached = errors.map(|e| e.unwrap_or(f64::INFINITY)).collect();
+        // Where there was no gap to chase, nothing was reached that later saves could be held to.
+        let error = |k: usize| subspace_error(&pass.values, &pass.residuals, k);
+        let chased = |k: &usize| self.is_chased(&pass.values, *k);
+        let reached = |k: &usize| if chased(k) { error(*k).unwrap_or(0.0) } else { 0.0 };
+        let reached = self.ks.iter().map(reached).collect();
         Ok(self.finish(pass, Route::Cold, anchor.clone(), anchor, reached))
     }
 
@@ -274,13 +286,19 @@ impl<'a> Search<'a> {
     /// Whether every cut with a resolvable gap is known to [`SUBSPACE_ERROR`], or as well as the
     /// cold search knew it.
     fn is_met(&self, values: &[f64], residuals: &[f64], reached: &[f64]) -> bool {
-        self.ks.iter().enumerate().filter(|(_, k)| **k < values.len() && **k > 0).all(|(i, &k)| {
-            let (value, next) = (values[k - 1], values[k]);
-            let least = (RESOLVABLE_GAP * value).max(CLEAR_OF_NOISE * self.noise);
+        self.ks.iter().enumerate().filter(|(_, k)| self.is_chased(values, **k)).all(|(i, &k)| {
             let accepted = reached.get(i).map_or(0.0, |r| 2.0 * r).max(SUBSPACE_ERROR);
-            value - next <= least
-                || subspace_error(values, residuals, k).is_some_and(|e| e <= accepted)
+            subspace_error(values, residuals, k).is_some_and(|e| e <= accepted)
         })
+    }
+
+    /// Whether the gap at k is one that a search resolves.
+    fn is_chased(&self, values: &[f64], k: usize) -> bool {
+        let Some((value, next)) = k.checked_sub(1).and_then(|i| values.get(i)).zip(values.get(k))
+        else {
+            return false;
+        };
+        value - next > (RESOLVABLE_GAP * value).max(CLEAR_OF_NOISE * self.noise)
     }
 
     /// Ritz triplets of the span of `basis` and a few random vectors, improved by half a power step.

@@ -208,3 +208,31 @@ fn a_search_that_nobody_waits_for_ends_within_its_passes() {
         assert!(matches!(result, Err(AnalyzeError::Cancelled)), "after {after}: {result:?}");
     }
 }
+
+/// Every pair has its overlaps on the searched route, too, the transposed embedding among them, and
+/// they are those of the whole decomposition.
+#[test]
+fn searched_pairs_have_the_overlaps_of_exact_ones() {
+    let save = checkpoint::open(&tests_dir("fixtures/llama")).unwrap();
+    let rules = architectures::built_in().unwrap();
+    let graph = model::recognize(&save.tensors, save.config.as_ref(), &rules);
+    let measured = |exact_limit| {
+        let options = Options { k: vec![1, 2, 4], exact_limit, ..Options::default() };
+        analyze(&save, &graph, &[], &options, Previous::default(), &Unobserved).unwrap().report
+    };
+    let (exact, searched) = (measured(512), measured(16));
+    assert_eq!(exact.pairs.len(), searched.pairs.len());
+    let mut n_searched = 0;
+    for (a, b) in exact.pairs.iter().zip(&searched.pairs) {
+        let what = format!("{} layer {:?}", a.pair, a.layer);
+        assert_eq!(a.overlap.len(), b.overlap.len(), "{what}");
+        n_searched += usize::from(b.stderr.gram_correlation.is_some());
+        for (k, found) in b.overlap.iter().filter(|(_, o)| o.cut_ok) {
+            let off = (found.ratio - a.overlap[k].ratio).abs();
+            assert!(off < 0.05, "{what} k = {k}: off by {off}");
+        }
+        let flags = a.flag_correlation.is_some() == b.flag_correlation.is_some();
+        assert!(flags, "{what}: flag correlation");
+    }
+    assert!(n_searched >= 10 && searched.pairs.iter().any(|p| p.pair == "embed_qkv"));
+}

@@ -201,3 +201,16 @@ fn the_same_matrix_gives_the_same_bits() {
     let (a, b) = (find(&w, &KS, None), find(&w, &KS, None));
     assert_eq!((a.values, a.left, a.right), (b.values, b.left, b.right));
 }
+
+/// A k beyond half of the largest Krylov space is not searched, and costs no other number.
+#[test]
+fn a_k_out_of_reach_changes_nothing() {
+    assert!(searchable(999, 1024) && searchable(400, 9000));
+    assert!(!searchable(999, 2048) && !searchable(500, 1025));
+    let w = spiky(1100, 1030, 20, 9);
+    let with = find(&w, &[1, 4, 999], None);
+    let without = find(&w, &[1, 4], None);
+    assert_eq!(with.values, without.values);
+    let start = with.warm_start();
+    assert_eq!(find(&w, &[1, 4, 999], Some(&start)).route, Route::Warm);
+}
