@@ -28,8 +28,8 @@ pub(super) struct Store<'a> {
     /// Marks of the save before.
     before: Option<&'a BTreeMap<String, Mark>>,
     /// Whether the latest tensor was that of the save before: then the next one is probably, too,
-    /// and is hashed without being kept.
-    expects_unchanged: bool,
+    /// and is hashed without being kept. Not known before the first.
+    expects_unchanged: Option<bool>,
     feed: Rc<Feed<'a>>,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Store<'a> {
             kept: Vec::new(),
             marks: BTreeMap::new(),
             before,
-            expects_unchanged: false,
+            expects_unchanged: None,
             feed: Rc::new(Feed {
                 failure: RefCell::default(),
                 read_bytes: Cell::default(),
@@ -123,13 +123,13 @@ impl<'a> Store<'a> {
         let info = self.info(tensor);
         let before = self.before.and_then(|b| b.get(tensor)).copied();
         let too_large = info.n_bytes > self.budget;
-        if too_large || (self.expects_unchanged && before.is_some()) {
+        if too_large || (before.is_some() && self.expects_unchanged()?) {
             let hash = self.manifest.hash(info, &mut |n| self.feed.took(n))?;
             if let Some(same) = before.filter(|b| b.hash == hash) {
                 self.marks.insert(tensor.to_owned(), same);
                 return Ok(same);
             }
-            self.expects_unchanged = false;
+            self.expects_unchanged = Some(false);
             if too_large {
                 let mark = self.scan_file(info, hash)?;
                 self.marks.insert(tensor.to_owned(), mark);
@@ -138,10 +138,29 @@ impl<'a> Store<'a> {
         }
         let raw = self.raw(tensor)?;
         let same = before.filter(|b| b.hash == raw.hash());
-        self.expects_unchanged = same.is_some();
+        self.expects_unchanged = Some(same.is_some());
         let mark = same.unwrap_or_else(|| Mark::new(raw.hash(), info.dtype.scan(raw.bytes())));
         self.marks.insert(tensor.to_owned(), mark);
         Ok(mark)
+    }
+
+    /// Whether the next tensor is probably that of the save before; the smallest one tells of the
+    /// first, which is often the largest.
+    fn expects_unchanged(&mut self) -> Result<bool, ReadError> {
+        if let Some(expects) = self.expects_unchanged {
+            return Ok(expects);
+        }
+        let known = |t: &&TensorInfo| t.dtype.is_float() && t.n_bytes > 0;
+        let smallest = self.manifest.tensors.iter().filter(known).min_by_key(|t| t.n_bytes);
+        let before = smallest.and_then(|t| self.before?.get(&t.name));
+        let expects = match smallest.zip(before) {
+            None => false,
+            Some((info, mark)) => {
+                self.manifest.hash(info, &mut |n| self.feed.took(n))? == mark.hash
+            }
+        };
+        self.expects_unchanged = Some(expects);
+        Ok(expects)
     }
 
     fn scan_file(&mut self, info: &TensorInfo, hash: u128) -> Result<Mark, ReadError> {

@@ -236,3 +236,23 @@ fn searched_pairs_have_the_overlaps_of_exact_ones() {
     }
     assert!(n_searched >= 10 && searched.pairs.iter().any(|p| p.pair == "embed_qkv"));
 }
+
+/// A copy of the save before costs its reading alone: every number is taken over, nothing moved.
+#[test]
+fn a_copy_of_the_save_before_is_read_once_and_taken_over() {
+    let save = checkpoint::open(&tests_dir("fixtures/llama")).unwrap();
+    let first = plain(&save);
+    let previous = Previous { manifest: None, baseline: Some(&first.baseline) };
+    let again = outcome(&save, previous, 1 << 30, &Unobserved).unwrap();
+    assert_eq!(again.flops, 0);
+    assert!(again.read_bytes <= first.read_bytes + 4096, "{} bytes", again.read_bytes);
+    let mut taken = again.report.clone();
+    for matrix in &mut taken.matrices {
+        assert_eq!(matrix.update_ratio, Some(0.0), "{}", matrix.name);
+        assert!(matrix.rotation.values().all(|turn| turn.is_none_or(|t| t == 0.0)));
+        matrix.update_ratio = None;
+        matrix.rotation.values_mut().for_each(|turn| *turn = None);
+    }
+    let json = |report| serde_json::to_string(report).unwrap();
+    assert_eq!(json(&taken), json(&first.report));
+}
