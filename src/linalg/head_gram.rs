@@ -6,7 +6,7 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Mat, MatRef, Par};
 
 use super::NotFinite;
-use super::dense::{Scaled, inner, mul, pow2, real, symmetric_eigen};
+use super::dense::{Scaled, mul, pow2, real, symmetric_eigen};
 
 /// Largest condition number of a head's Gram: the kernel then keeps four digits of the seven.
 const WELL_CONDITIONED: f64 = 1e3;
@@ -42,16 +42,15 @@ pub(super) fn head_products(heads: &[MatRef<'_, f32>]) -> Result<Option<HeadProd
         }
     }
     let all = gram(&stacked);
-    let block = |i: usize, j: usize| {
-        let part = all.as_ref().submatrix(i * width, j * width, width, width);
-        let lower = |r: usize, c: usize| if i == j && r < c { part[(c, r)] } else { part[(r, c)] };
-        Mat::from_fn(width, width, |r, c| f64::from(lower(r, c)))
+    let own_gram = |i: usize| {
+        let part = all.as_ref().submatrix(i * width, i * width, width, width);
+        Mat::from_fn(width, width, |r, c| f64::from(part[(r.max(c), r.min(c))]))
     };
     // U_h = X_h·R_h with R_h = G_h^(−1/2).
     let mut roots = Vec::with_capacity(n);
     let mut norms = Vec::with_capacity(n);
     for i in 0..n {
-        let own = block(i, i);
+        let own = own_gram(i);
         let Ok((values, vectors)) = symmetric_eigen(own.as_ref()) else { return Ok(None) };
         if !(values[width - 1] > 0.0 && values[0] <= WELL_CONDITIONED * values[width - 1]) {
             return Ok(None);
@@ -61,12 +60,16 @@ pub(super) fn head_products(heads: &[MatRef<'_, f32>]) -> Result<Option<HeadProd
         norms.push(own.norm_l2());
     }
     let mut products = HeadProducts { kernel: Mat::identity(n, n), cosine: Mat::identity(n, n) };
-    for i in 0..n {
+    for i in 1..n {
+        // One product for all heads before this one.
+        let row = all.as_ref().submatrix(i * width, 0, width, i * width);
+        let row = Mat::from_fn(width, i * width, |r, c| f64::from(row[(r, c)]));
+        let turned = mul(roots[i].as_ref(), row.as_ref());
         for j in 0..i {
-            let cross = block(i, j);
-            let turned = mul(mul(roots[i].as_ref(), cross.as_ref()).as_ref(), roots[j].as_ref());
+            let cross = row.as_ref().subcols(j * width, width);
+            let turned = mul(turned.as_ref().subcols(j * width, width), roots[j].as_ref());
             let kernel = (turned.squared_norm_l2() / real(width)).min(1.0);
-            let cosine = inner(cross.as_ref(), cross.as_ref()) / (norms[i] * norms[j]);
+            let cosine = cross.squared_norm_l2() / (norms[i] * norms[j]);
             for (a, b) in [(i, j), (j, i)] {
                 products.kernel[(a, b)] = kernel;
                 products.cosine[(a, b)] = cosine;
