@@ -9,7 +9,7 @@ use super::options::Options;
 use super::tasks::{Content, Task, last_uses, shares, wanted_ks};
 use super::{alignment, heads};
 use crate::checkpoint::Manifest;
-use crate::linalg::Side;
+use crate::linalg::{DEFLATED, HEAD_PROBES, PROBES, Side};
 use crate::model::{HeadSet, LayerGraph, Operand, Pair};
 
 /// How something would be measured.
@@ -188,8 +188,6 @@ const SPACE: f64 = 448.0;
 const GRAM_SIDE: f64 = 1024.0;
 /// Vectors beyond k in a pass.
 const MARGIN: usize = 16;
-/// Probes of a pair or of heads.
-const PROBES: f64 = 64.0;
 /// A symmetric eigenproblem with all vectors, in units of the cube of its dimension.
 const EIGEN: f64 = 10.0;
 
@@ -251,7 +249,7 @@ impl Costs<'_> {
             let d = real(m.min(n.max(p)));
             Cost::both(2.0 * real(m) * d * real(n + p) + 4.0 * d.powi(3))
         } else {
-            Cost::both(8.0 * PROBES * real(m) * real(n + p))
+            Cost::both(8.0 * real(2 * DEFLATED + PROBES) * real(m) * real(n + p))
         };
         let mut is_too_large = false;
         if pair.group.is_none() || !is_formed {
@@ -270,10 +268,10 @@ impl Costs<'_> {
 
     fn heads(&self, set: &HeadSet) -> (Method, Cost) {
         let n_values: f64 = set.heads.iter().map(|v| real(v.n_rows()) * real(v.n_cols())).sum();
-        if !heads::is_small(self.options, set) {
-            return (Method::Probed, Cost::both(4.0 * PROBES * n_values));
-        }
         let thin = set.heads.first().map_or(0, |v| v.n_rows().min(v.n_cols()));
+        if !heads::is_small(self.options, set) {
+            return (Method::Probed, Cost::both(real(thin + 6 * HEAD_PROBES) * n_values));
+        }
         let (count, thin) = (real(set.heads.len()), real(thin));
         let spectra = 4.0 * thin * n_values + EIGEN * count * thin.powi(3);
         (Method::Exact, Cost::both(spectra + count * thin * n_values))
