@@ -2,6 +2,7 @@
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::traits::ComplexField;
 use faer::{Accum, Mat, MatRef, Par};
 
 use super::{LinalgError, NotFinite};
@@ -168,19 +169,7 @@ impl<'a> Scaled<'a> {
     /// wᵀw (cols × cols), accumulated over row panels.
     pub(super) fn gram(&self) -> Mat<f64> {
         let mut gram = Mat::zeros(self.cols(), self.cols());
-        self.for_panels(PANEL_ROWS, |_, panel| {
-            triangular::matmul(
-                &mut gram,
-                BlockStructure::TriangularLower,
-                Accum::Add,
-                panel.transpose(),
-                BlockStructure::Rectangular,
-                panel,
-                BlockStructure::Rectangular,
-                1.0,
-                Par::Seq,
-            );
-        });
+        self.for_panels(PANEL_ROWS, |_, panel| add_gram(&mut gram, panel));
         mirror_lower(&mut gram);
         gram
     }
@@ -297,6 +286,21 @@ fn max_abs_slice(values: &[f32]) -> Result<f32, NotFinite> {
     );
     let max = f32::from_bits(bits);
     if max.is_finite() { Ok(max) } else { Err(NotFinite) }
+}
+
+/// Adds `panelᵀ·panel` to the lower triangle of a Gram.
+pub(super) fn add_gram<T: ComplexField>(gram: &mut Mat<T>, panel: MatRef<'_, T>) {
+    triangular::matmul(
+        gram,
+        BlockStructure::TriangularLower,
+        Accum::Add,
+        panel.transpose(),
+        BlockStructure::Rectangular,
+        panel,
+        BlockStructure::Rectangular,
+        T::one_impl(),
+        Par::Seq,
+    );
 }
 
 /// Copies the lower triangle onto the upper one.

@@ -4,11 +4,10 @@
 use std::cell::Cell;
 
 use faer::linalg::matmul::matmul;
-use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::prelude::{Reborrow, ReborrowMut};
 use faer::{Accum, Mat, MatMut, MatRef, Par, RowRef};
 
-use super::dense::{add_squares, sum_squares};
+use super::dense::{add_gram, add_squares, sum_squares};
 use super::{LinalgError, Side};
 
 /// Elements of a panel: 512 KiB of `f32`, so that it stays in the cache for the products made of it.
@@ -238,19 +237,7 @@ impl<'a> Linear<'a> {
         let mut gram = Mat::<f32>::zeros(n, n);
         for block in &self.blocks {
             let rows = panel_rows(block.source).max(256);
-            block.source.for_panels(rows, &mut |_, panel| {
-                triangular::matmul(
-                    &mut gram,
-                    BlockStructure::TriangularLower,
-                    Accum::Add,
-                    panel.transpose(),
-                    BlockStructure::Rectangular,
-                    panel,
-                    BlockStructure::Rectangular,
-                    1.0,
-                    Par::Seq,
-                );
-            })?;
+            block.source.for_panels(rows, &mut |_, panel| add_gram(&mut gram, panel))?;
             self.count(block.source.rows(), n * n, 1);
         }
         let gain = |i: usize| self.gain.as_ref().map_or(1.0, |g| g[i]);
