@@ -11,8 +11,6 @@ use super::Dtype;
 
 /// Elements that a scan decodes at a time: its values stay in the nearest cache.
 const BLOCK: usize = 1024;
-/// Independent sums of squares, element `i` going to sum `i mod LANES`.
-const LANES: usize = 16;
 /// Bits of the positive infinity; as integers, magnitudes are ordered as the floats they are.
 const INF: u32 = 0x7f80_0000;
 /// All bits but the sign.
@@ -30,19 +28,15 @@ pub struct Scan {
     pub overflow: u64,
     /// Largest magnitude of those that are finite as `f32`; 0 if there are none.
     pub max_abs: f32,
-    /// Sum of the squares of those that are finite as `f32`, in `f64`, which holds the square of
-    /// any `f32` exactly and above `2^48` of the largest.
-    pub sum_squares: f64,
 }
 
 impl Scan {
-    /// Adds what was seen in another stretch. Sums of squares depend on the cut by rounding alone.
+    /// Adds what was seen in another stretch.
     pub fn merge(&mut self, other: &Self) {
         self.nan = self.nan.saturating_add(other.nan);
         self.inf = self.inf.saturating_add(other.inf);
         self.overflow = self.overflow.saturating_add(other.overflow);
         self.max_abs = self.max_abs.max(other.max_abs);
-        self.sum_squares += other.sum_squares;
     }
 }
 
@@ -58,8 +52,8 @@ impl Dtype {
     }
 
     /// What the stored elements are. Bytes beyond the last whole element are left out, and so is
-    /// everything where [`Dtype::is_float`] is false. The same bytes give the same sums, bit for
-    /// bit, on every machine.
+    /// everything where [`Dtype::is_float`] is false. The same bytes give the same on every
+    /// machine.
     #[must_use]
     pub fn scan(self, bytes: &[u8]) -> Scan {
         Arch::new().dispatch(Scanning { dtype: self, bytes })
@@ -96,7 +90,6 @@ impl WithSimd for Scanning<'_> {
         let Self { dtype, bytes } = self;
         let mut scan = Scan::default();
         let mut max = 0;
-        let mut lanes = [0.0; LANES];
         let mut block = [0.0; BLOCK];
         for bytes in bytes.chunks(BLOCK.saturating_mul(dtype.n_bytes().max(1))) {
             let n_elements = bytes.len().checked_div(dtype.n_bytes()).unwrap_or(0);
@@ -106,10 +99,8 @@ impl WithSimd for Scanning<'_> {
                 take_out(dtype, bytes, values, &mut scan);
             }
             max = max.max(largest(values));
-            add_squares(values, &mut lanes);
         }
         scan.max_abs = f32::from_bits(max);
-        scan.sum_squares = lanes.iter().sum();
         scan
     }
 }
@@ -164,22 +155,6 @@ fn widen<const E: u32, const M: u32>(code: u32, ieee: bool) -> f32 {
 #[inline(always)]
 fn largest(values: &[f32]) -> u32 {
     values.iter().fold(0, |max, value| max.max(value.to_bits() & MAGNITUDE))
-}
-
-#[inline(always)]
-fn add_squares(values: &[f32], lanes: &mut [f64; LANES]) {
-    let add = |lanes: &mut [f64], values: &[f32]| {
-        for (lane, value) in lanes.iter_mut().zip(values) {
-            *lane += f64::from(*value) * f64::from(*value);
-        }
-    };
-    let (rows, rest) = values.as_chunks::<LANES>();
-    let mut sums = *lanes;
-    for row in rows {
-        add(&mut sums, row);
-    }
-    add(&mut sums, rest);
-    *lanes = sums;
 }
 
 /// Counts the values that are not finite and puts zeros in their places.
@@ -253,15 +228,11 @@ mod tests {
             expected_scan.nan += u64::from(expected.is_nan());
             expected_scan.inf += u64::from(expected.is_infinite());
             if value.is_finite() {
-                expected_scan.sum_squares += value * value;
                 let stored = decoded(dtype, &code.to_le_bytes()[..n_bytes])[0];
                 expected_scan.max_abs = expected_scan.max_abs.max(stored.abs());
             }
         }
         let scan = dtype.scan(&bytes);
-        let error = (scan.sum_squares / expected_scan.sum_squares - 1.0).abs();
-        assert!(error < 1e-12, "{dtype:?}: {error}");
-        expected_scan.sum_squares = scan.sum_squares;
         assert_eq!(scan, expected_scan, "{dtype:?}");
     }
 
@@ -288,21 +259,11 @@ mod tests {
     fn doubles_beyond_f32_are_overflows_not_infinities() {
         let stored = [1.5, 1e300, -1e300, f64::NAN, f64::INFINITY, 1e-300];
         let bytes = stored.map(f64::to_le_bytes).concat();
-        let expected = Scan { nan: 1, inf: 1, overflow: 2, max_abs: 1.5, sum_squares: 2.25 };
+        let expected = Scan { nan: 1, inf: 1, overflow: 2, max_abs: 1.5 };
         assert_eq!(Dtype::F64.scan(&bytes), expected);
         let values = decoded(Dtype::F64, &bytes);
         assert_eq!(values[..3], [1.5, f32::INFINITY, f32::NEG_INFINITY]);
         assert_eq!(values[5].to_bits(), 0);
-    }
-
-    #[test]
-    fn squares_of_the_largest_do_not_overflow() {
-        let bytes = [1e30_f32, -f32::MAX].map(f32::to_le_bytes).concat().repeat(4096);
-        let scan = Dtype::F32.scan(&bytes);
-        let max = f64::from(f32::MAX);
-        let expected = 4096.0 * (f64::from(1e30_f32).powi(2) + max * max);
-        assert_eq!(scan.max_abs.to_bits(), f32::MAX.to_bits());
-        assert!((scan.sum_squares / expected - 1.0).abs() < 1e-13, "{scan:?}");
     }
 
     #[test]
@@ -342,13 +303,8 @@ mod tests {
             let whole_scan = dtype.scan(&bytes);
             let mut scan = dtype.scan(left);
             scan.merge(&dtype.scan(right));
-            let near = (scan.sum_squares - whole_scan.sum_squares).abs();
-            prop_assert!(near <= 1e-12 * whole_scan.sum_squares);
-            scan.sum_squares = whole_scan.sum_squares;
             prop_assert_eq!(scan, whole_scan);
             let finite = whole.iter().filter(|v| v.is_finite());
-            let plain: f64 = finite.clone().map(|v| f64::from(*v).powi(2)).sum();
-            prop_assert!((whole_scan.sum_squares - plain).abs() <= 1e-12 * plain);
             let max_abs = finite.fold(0.0, |max: f32, v| max.max(v.abs()));
             prop_assert_eq!(scan.max_abs.to_bits(), max_abs.to_bits());
             let n_odd = whole.iter().filter(|v| !v.is_finite()).count();
