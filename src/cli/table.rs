@@ -134,14 +134,21 @@ fn pair_row(pairs: &[&PairReport]) -> Vec<String> {
         if per_head { pairs.len().to_string() } else { "–".into() },
         first.dim.to_string(),
         first.law.into(),
-        spread(pairs, ratio, |p| p.gram_correlation),
-        spread(pairs, number, |p| p.commutator_vs_chance),
+        spread(pairs, ratio, |p| p.gram_correlation) + &error(first.stderr.gram_correlation),
+        spread(pairs, number, |p| p.commutator_vs_chance)
+            + &error(first.stderr.commutator_vs_chance),
         integer(k),
         ratio(overlap),
         ratio(k.and_then(|k| first.overlap.get(&k)).map(|o| o.chance)),
         ratio(mean(pairs, |p| p.gap_ratio)),
         ratio(mean(pairs, |p| p.composition)),
     ]
+}
+
+/// The standard error behind an estimate; nothing behind an exact number. Of per-head pairs, whose
+/// mean a row shows, that of the first head.
+fn error(stderr: Option<f64>) -> String {
+    stderr.map_or(String::new(), |e| format!(" ± {}", number(Some(e))))
 }
 
 fn known(pairs: &[&PairReport], value: impl Fn(&PairReport) -> Option<f64>) -> Vec<f64> {
@@ -197,8 +204,9 @@ fn matrices(matrices: &[MatrixReport]) -> String {
             number(m.spectral_norm),
             number(m.stable_rank),
             number(m.effective_rank),
+            m.spectrum.unwrap_or("–").into(),
             integer(m.numerical_rank),
-            number(m.update_ratio),
+            number(m.update_ratio) + &error(m.update_ratio_stderr),
         ]
     });
     let header = [
@@ -210,6 +218,7 @@ fn matrices(matrices: &[MatrixReport]) -> String {
         "spectral norm",
         "stable rank",
         "effective rank",
+        "found by",
         "rank",
         "update",
     ];
