@@ -12,9 +12,11 @@ mod observer;
 mod options;
 mod persist;
 mod plan;
+mod spares;
 mod spectra;
 mod store;
 mod stored;
+mod sums;
 mod tasks;
 mod work;
 

@@ -5,19 +5,28 @@ use std::ops::Range;
 use super::{Dtype, Manifest, ReadError, TensorInfo};
 
 /// The stored bytes of one tensor and their hash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Raw {
-    pub(super) bytes: Vec<u8>,
+    /// What stands before `start` only fills the first cache line.
+    pub(super) memory: Vec<u8>,
+    pub(super) start: usize,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) hash: u128,
 }
 
 impl Raw {
-    /// Elements in row-major order, [`Dtype::n_bytes`] little-endian bytes each.
+    /// Elements in row-major order, [`Dtype::n_bytes`] little-endian bytes each, from the beginning
+    /// of a cache line on.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.memory.get(self.start..).unwrap_or_default()
+    }
+
+    /// The memory of the bytes, for another tensor.
+    #[must_use]
+    pub fn into_memory(self) -> Vec<u8> {
+        self.memory
     }
 
     /// Stored type, always a float; decodes any run of whole elements of [`Raw::bytes`].
@@ -41,7 +50,8 @@ impl Raw {
 }
 
 impl Manifest {
-    /// Reads the stored bytes of one tensor and hashes them as they come.
+    /// Reads the stored bytes of one tensor and hashes them as they come. They are put `into` this
+    /// memory, whose contents are lost.
     ///
     /// Needs [`TensorInfo::n_bytes`] and one MiB of memory. `pause` is called as by
     /// [`Manifest::read_paced`].
@@ -51,9 +61,10 @@ impl Manifest {
     pub fn read_raw(
         &self,
         tensor: &TensorInfo,
+        into: Vec<u8>,
         pause: &mut dyn FnMut(u64),
     ) -> Result<Raw, ReadError> {
-        self.reader(tensor)?.raw(pause)
+        self.reader(tensor)?.raw(into, pause)
     }
 
     /// The hash that [`Manifest::read_raw`] would give, in one MiB of memory.
@@ -124,7 +135,8 @@ mod tests {
         let (_dir, manifest) = matrix(&stored);
         let tensor = manifest.find("w").unwrap();
         let mut n_read = 0;
-        let raw = manifest.read_raw(tensor, &mut |n_bytes| n_read += n_bytes).unwrap();
+        let raw =
+            manifest.read_raw(tensor, vec![9; 5000], &mut |n_bytes| n_read += n_bytes).unwrap();
         assert_eq!(
             (raw.bytes() == stored, raw.dtype(), raw.shape()),
             (true, Dtype::BF16, &SHAPE[..])

@@ -9,13 +9,18 @@ use faer::MatRef;
 
 use super::baseline::Mark;
 use super::observer::Observer;
+use super::spares::Spares;
 use super::stored::{Bytes, Feed, Stored};
+use super::sums::Sums;
 use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
 use crate::linalg::{Block, LinalgError, Linear, Panels};
 use crate::model::{BiasView, Operand, View};
 
 /// Largest exponent of a scale: 2^126 brings every subnormal to a normal number.
 const MAX_EXPONENT: i32 = 126;
+
+/// Matrices whose largest element is within this power of two of 1 are used as they are stored.
+const NEAR_ONE: i32 = 16;
 
 /// The stored bytes of one checkpoint's tensors: read once, hashed as they are read, kept while
 /// they are needed and fit the budget.
@@ -31,6 +36,9 @@ pub(super) struct Store<'a> {
     /// and is hashed without being kept. Not known before the first.
     expects_unchanged: Option<bool>,
     feed: Rc<Feed<'a>>,
+    sums: Rc<RefCell<Sums>>,
+    /// The memory of tensors that were given up, for others.
+    spares: Spares,
 }
 
 /// An operand whose products are made from stored bytes.
@@ -70,6 +78,8 @@ impl<'a> Store<'a> {
                 read_bytes: Cell::default(),
                 observer,
             }),
+            sums: Rc::default(),
+            spares: Spares::default(),
         }
     }
 
@@ -182,7 +192,8 @@ impl<'a> Store<'a> {
         }
         let info = self.info(name);
         self.make_room(info.n_bytes);
-        let raw = Arc::new(self.manifest.read_raw(info, &mut |n| self.feed.took(n))?);
+        let into = self.spares.take(info.n_bytes);
+        let raw = Arc::new(self.manifest.read_raw(info, into, &mut |n| self.feed.took(n))?);
         self.kept.push((name.to_owned(), Arc::clone(&raw)));
         Ok(raw)
     }
@@ -197,12 +208,18 @@ impl<'a> Store<'a> {
             total -= self.kept[gone].1.bytes().len() as u64;
             gone += 1;
         }
-        self.kept.drain(..gone);
+        for (_, raw) in self.kept.drain(..gone) {
+            self.spares.set_aside(raw);
+        }
     }
 
     /// Gives up a tensor that will not be asked for again.
     pub(super) fn release(&mut self, tensor: &str) {
-        self.kept.retain(|(name, _)| name != tensor);
+        self.sums.borrow_mut().release(tensor);
+        if let Some(at) = self.kept.iter().position(|(name, _)| name == tensor) {
+            let (_, raw) = self.kept.remove(at);
+            self.spares.set_aside(raw);
+        }
     }
 
     /// NaN and infinite elements of a view; values infinite as f32 alone count as infinite.
@@ -237,7 +254,8 @@ impl<'a> Store<'a> {
         } else {
             Bytes::Memory(self.raw(&view.tensor)?)
         };
-        Ok(Stored::new(bytes, Rc::clone(&self.feed), info, view, scale))
+        let (feed, sums) = (Rc::clone(&self.feed), Rc::clone(&self.sums));
+        Ok(Stored::new(bytes, feed, info, view, scale, sums))
     }
 
     /// An operand for products.
@@ -317,14 +335,15 @@ impl<'a> Store<'a> {
     }
 }
 
-/// `2^-e` and e, so that the largest magnitude comes into `[1, 2)` as far as `f32` reaches.
+/// `2^-e` and e, so that the largest magnitude comes into `[1, 2)` as far as `f32` reaches; nothing
+/// where it is near enough for products of four matrices to stay in range.
 fn scale(largest: f32) -> (f32, i32) {
     if largest == 0.0 || !largest.is_finite() {
         return (1.0, 0);
     }
     #[expect(clippy::cast_possible_truncation, reason = "the logarithm of an f32")]
     let exponent = (f64::from(largest).log2().floor() as i32).clamp(-MAX_EXPONENT, MAX_EXPONENT);
-    (2f32.powi(-exponent), exponent)
+    if exponent.abs() <= NEAR_ONE { (1.0, 0) } else { (2f32.powi(-exponent), exponent) }
 }
 
 /// A decoded matrix.

@@ -8,12 +8,16 @@ use std::sync::Arc;
 use faer::MatRef;
 
 use super::observer::Observer;
+use super::sums::{Place, Sums};
 use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
-use crate::linalg::{LinalgError, Panels};
+use crate::linalg::{LinalgError, Panels, Side, Squares, StoredGram};
 use crate::model::{Layout, View};
 
 /// Bytes of a file read at a time for a tensor that is not kept: 16 MiB.
 const FILE_BLOCK: usize = 1 << 24;
+
+/// Bytes of a cache line: products of panels that begin inside one take up to a third longer.
+const ALIGNMENT: usize = 64;
 
 /// What reading of files has come to; shared by all that read from one store.
 pub(super) struct Feed<'a> {
@@ -56,6 +60,7 @@ pub(super) struct Stored<'a> {
     pub(super) transposed: bool,
     /// What values are multiplied with, a power of two.
     scale: f32,
+    sums: Rc<RefCell<Sums>>,
 }
 
 impl<'a> Stored<'a> {
@@ -65,6 +70,7 @@ impl<'a> Stored<'a> {
         info: &'a TensorInfo,
         view: &View,
         scale: f32,
+        sums: Rc<RefCell<Sums>>,
     ) -> Self {
         let width = match info.shape.as_slice() {
             [_, width] => *width,
@@ -73,7 +79,7 @@ impl<'a> Stored<'a> {
         let (rows, cols) = (view.rows.clone(), view.cols.clone());
         let transposed = view.layout == Layout::InOut;
         let (rows, cols) = if transposed { (cols, rows) } else { (rows, cols) };
-        Self { bytes, feed, info, width, rows, cols, transposed, scale }
+        Self { bytes, feed, info, width, rows, cols, transposed, scale, sums }
     }
 
     /// All values, row by row as stored.
@@ -89,7 +95,10 @@ impl<'a> Stored<'a> {
         n_rows: usize,
         each: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), LinalgError> {
-        let mut panel = vec![0.0f32; n_rows.max(1).min(self.rows()) * self.cols()];
+        let n_values = n_rows.max(1).min(self.rows()) * self.cols();
+        let mut buffer = vec![0.0f32; n_values + ALIGNMENT / size_of::<f32>()];
+        let start = buffer.as_ptr().align_offset(ALIGNMENT).min(buffer.len() - n_values);
+        let panel = &mut buffer[start..];
         let mut first = 0;
         for range in &self.rows {
             self.for_blocks(range.clone(), n_rows.max(1), &mut |rows, bytes| {
@@ -104,6 +113,42 @@ impl<'a> Stored<'a> {
             })?;
         }
         Ok(())
+    }
+
+    /// The whole tensor and the wanted columns, where its values can be used as they are stored.
+    fn undecoded(&self) -> Option<(&[f32], &Range<usize>)> {
+        let Bytes::Memory(raw) = &self.bytes else { return None };
+        let [columns] = self.cols.as_slice() else { return None };
+        let as_stored = cfg!(target_endian = "little")
+            && self.dtype() == Dtype::F32
+            && self.scale.to_bits() == 1.0f32.to_bits();
+        let values = as_stored.then(|| bytemuck::try_cast_slice(raw.bytes()).ok())??;
+        Some((values, columns))
+    }
+
+    /// The panels of [`Panels::for_panels`] as parts of the whole tensor.
+    fn for_parts(
+        &self,
+        values: &[f32],
+        columns: &Range<usize>,
+        n_rows: usize,
+        each: &mut dyn FnMut(usize, MatRef<'_, f32>),
+    ) {
+        let mut first = 0;
+        for range in &self.rows {
+            for start in range.clone().step_by(n_rows.max(1)) {
+                let n = n_rows.max(1).min(range.end - start);
+                let from = start * self.width + columns.start;
+                let part = &values[from..from + (n - 1) * self.width + columns.len()];
+                let (cols, stride) = (columns.len(), self.width);
+                each(first, MatRef::from_row_major_slice_with_stride(part, n, cols, stride));
+                first += n;
+            }
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place { tensor: self.info.name.clone(), rows: self.rows.clone(), cols: self.cols.clone() }
     }
 
     fn dtype(&self) -> Dtype {
@@ -186,9 +231,39 @@ impl Panels for Stored<'_> {
             // Without a failure: the next look at the observer ends the analysis.
             return Err(LinalgError::Unread);
         }
+        if let Some((values, columns)) = self.undecoded() {
+            self.for_parts(values, columns, n_rows, each);
+            return Ok(());
+        }
         self.for_slices(n_rows, &mut |first, values| {
             let n = values.len().checked_div(cols).unwrap_or(0);
             each(first, MatRef::from_row_major_slice(values, n, cols));
         })
+    }
+
+    fn squares(&self) -> Result<Rc<Squares>, LinalgError> {
+        let place = self.place();
+        let known = self.sums.borrow().squares_of(&place);
+        let plain = if let Some(known) = known {
+            known
+        } else {
+            let plain = Rc::new(Squares::of(self)?.times(1.0 / f64::from(self.scale)));
+            self.sums.borrow_mut().keep_squares(place, Rc::clone(&plain));
+            plain
+        };
+        let is_plain = self.scale.to_bits() == 1.0f32.to_bits();
+        Ok(if is_plain { plain } else { Rc::new(plain.times(f64::from(self.scale))) })
+    }
+
+    fn gram(&self, side: Side) -> Result<Option<StoredGram>, LinalgError> {
+        let key = (self.place(), side, self.scale.to_bits());
+        if let Some(gram) = self.sums.borrow_mut().gram_of(&key) {
+            return Ok(Some(StoredGram { gram, flops: 0 }));
+        }
+        let found = StoredGram::of(self, side)?;
+        if let Some(found) = &found {
+            self.sums.borrow_mut().keep_gram(key, Rc::clone(&found.gram));
+        }
+        Ok(found)
     }
 }

@@ -304,12 +304,31 @@ pub(super) fn add_gram<T: ComplexField>(gram: &mut Mat<T>, panel: MatRef<'_, T>)
 }
 
 /// Copies the lower triangle onto the upper one.
-fn mirror_lower(g: &mut Mat<f64>) {
+pub(super) fn mirror_lower(g: &mut Mat<f64>) {
     for j in 0..g.ncols() {
         for i in 0..j {
             g[(i, j)] = g[(j, i)];
         }
     }
+}
+
+/// In `f64`.
+pub(super) fn widen(x: MatRef<'_, f32>) -> Mat<f64> {
+    let mut wide = Mat::zeros(x.nrows(), x.ncols());
+    for (to, from) in wide.col_iter_mut().zip(x.col_iter()) {
+        to.iter_mut().zip(from.iter()).for_each(|(to, x)| *to = f64::from(*x));
+    }
+    wide
+}
+
+/// In `f32`, which products take.
+#[expect(clippy::cast_possible_truncation, reason = "the narrowing is the point")]
+pub(super) fn narrow(x: MatRef<'_, f64>) -> Mat<f32> {
+    let mut narrow = Mat::zeros(x.nrows(), x.ncols());
+    for (to, from) in narrow.col_iter_mut().zip(x.col_iter()) {
+        to.iter_mut().zip(from.iter()).for_each(|(to, x)| *to = *x as f32);
+    }
+    narrow
 }
 
 /// a·b.

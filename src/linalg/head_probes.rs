@@ -4,9 +4,9 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Solve;
 use faer::{Accum, Mat, MatRef, Par, Scale};
 
-use super::dense::{Scaled, mul, pow2, real};
+use super::dense::{Scaled, mul, narrow, pow2, real, widen};
 use super::heads::{HeadBasis, HeadOverlap, HeadSide, Sums, centred, chance};
-use super::probes::{HEAD_STREAM, jackknife_error, narrow, signs, wide};
+use super::probes::{HEAD_STREAM, jackknife_error, signs};
 use super::{LinalgError, Linear};
 
 /// Rademacher probes of estimated heads, the same at every save.
@@ -87,7 +87,7 @@ impl Images {
                 }
             }
         }
-        let z = narrow(&signs(dim, HEAD_PROBES, HEAD_STREAM));
+        let z = narrow(signs(dim, HEAD_PROBES, HEAD_STREAM).as_ref());
         let mut images = Self {
             dim,
             head_dim: dim.min(width),
@@ -111,11 +111,11 @@ impl Images {
     /// Adds a head (D × `d_h`); returns tr A/‖A‖.
     fn add(&mut self, h: usize, columns: &Mat<f32>, z: &Mat<f32>) -> Result<f64, LinalgError> {
         let scaled = Scaled::new(columns.as_ref())?;
-        let rescaled = (scaled.exponent.abs() > NEAR_ONE).then(|| narrow(&scaled.to_f64()));
+        let rescaled = (scaled.exponent.abs() > NEAR_ONE).then(|| narrow(scaled.to_f64().as_ref()));
         let columns = rescaled.as_ref().unwrap_or(columns);
         let unit = if rescaled.is_some() { 0 } else { scaled.exponent };
         let gram = scaled.gram() * Scale(pow2(2 * unit));
-        let along = wide(&product(columns.transpose(), z.as_ref()));
+        let along = widen(product(columns.transpose(), z.as_ref()).as_ref());
         self.project(h, columns, &gram, &along, z)?;
 
         let norm = gram.norm_l2();
@@ -124,7 +124,7 @@ impl Images {
             return Ok(0.0);
         }
         let trace: f64 = (0..gram.nrows()).map(|i| gram[(i, i)]).sum();
-        let image = wide(&product(columns.as_ref(), narrow(&along).as_ref()));
+        let image = widen(product(columns.as_ref(), narrow(along.as_ref()).as_ref()).as_ref());
         let mean = trace / real(self.dim);
         for k in 0..HEAD_PROBES {
             for i in 0..self.dim {
@@ -153,12 +153,12 @@ impl Images {
             least > WELL_CONDITIONED * most
         });
         let projected = if let Some(factor) = factor {
-            product(columns.as_ref(), narrow(&factor.solve(along)).as_ref())
+            product(columns.as_ref(), narrow(factor.solve(along).as_ref()).as_ref())
         } else {
             let head = HeadBasis::new(columns.as_ref())?;
             self.definite &= head.full_rank;
-            let coordinates = mul(head.basis.transpose(), wide(z).as_ref());
-            narrow(&mul(head.basis.as_ref(), coordinates.as_ref()))
+            let coordinates = mul(head.basis.transpose(), widen(z.as_ref()).as_ref());
+            narrow(mul(head.basis.as_ref(), coordinates.as_ref()).as_ref())
         };
         let share = narrow_one(chance(self.dim, self.head_dim));
         for (k, images) in self.projected.iter_mut().enumerate() {

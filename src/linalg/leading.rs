@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::bulk::Bulk;
-use super::dense::{mul, pow2, real, symmetric_eigen};
+use super::dense::{add_gram, mirror_lower, mul, narrow, pow2, real, symmetric_eigen, widen};
 use super::lanczos;
 use super::linear::Linear;
 use super::residual::{SUBSPACE_ERROR, subspace_error};
@@ -39,6 +39,9 @@ const NEARLY_ORTHONORMAL: f64 = 3e-3;
 
 /// Values below this fraction of the largest are rounding in `f32` products.
 const F32_FLOOR: f64 = 1e-6;
+
+/// Rows of vectors that are widened at a time.
+const GRAM_ROWS: usize = 1024;
 
 /// The random vectors are the same at every save, so their error moves smoothly with the weights.
 const SEED: u64 = 0x77_65_69_67_68_74;
@@ -194,7 +197,7 @@ impl<'a> Search<'a> {
         ks: &'a [usize],
         storage_eps: f64,
     ) -> Result<Self, LinalgError> {
-        let frobenius = w.gram_diagonal(side)?.iter().sum::<f64>().sqrt();
+        let frobenius = w.gram_diagonal(Side::Right)?.iter().sum::<f64>().sqrt();
         let noise = spectrum::noise(storage_eps, frobenius, w.rows(), w.cols());
         let dim = w.dim(side);
         let k_max = ks.iter().copied().max().unwrap_or(1);
@@ -412,8 +415,14 @@ fn outside_moment(x: &Mat<f32>, back: &Mat<f32>, known: usize) -> f64 {
 
 /// `XᵀX` in `f64`.
 fn gram(x: &Mat<f32>) -> Mat<f64> {
-    let x = widen(x.as_ref());
-    mul(x.transpose(), x.as_ref())
+    let n = x.ncols();
+    let mut gram = Mat::zeros(n, n);
+    for first in (0..x.nrows()).step_by(GRAM_ROWS) {
+        let rows = GRAM_ROWS.min(x.nrows() - first);
+        add_gram(&mut gram, widen(x.as_ref().subrows(first, rows)).as_ref());
+    }
+    mirror_lower(&mut gram);
+    gram
 }
 
 /// Nearly orthonormal columns made orthonormal with the least change: `X(XᵀX)^(−1/2)`.
@@ -444,15 +453,6 @@ fn combine(a: f64, x: &Mat<f32>, b: f64, y: &Mat<f32>) -> Mat<f32> {
     Mat::from_fn(x.nrows(), x.ncols(), |i, j| {
         (a * f64::from(x[(i, j)]) + b * f64::from(y[(i, j)])) as f32
     })
-}
-
-pub(super) fn widen(x: MatRef<'_, f32>) -> Mat<f64> {
-    Mat::from_fn(x.nrows(), x.ncols(), |i, j| f64::from(x[(i, j)]))
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the factors of f32 vectors")]
-pub(super) fn narrow(x: MatRef<'_, f64>) -> Mat<f32> {
-    Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)] as f32)
 }
 
 #[cfg(test)]

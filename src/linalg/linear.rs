@@ -5,59 +5,11 @@ use std::cell::Cell;
 
 use faer::linalg::matmul::matmul;
 use faer::prelude::{Reborrow, ReborrowMut};
-use faer::{Accum, Mat, MatMut, MatRef, Par, RowRef};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use super::dense::{add_gram, add_squares, sum_squares};
+use super::dense::sum_squares;
+use super::panels::{Panels, panel_rows};
 use super::{LinalgError, Side};
-
-/// Elements of a panel: 512 KiB of `f32`, so that it stays in the cache for the products made of it.
-const PANEL_ELEMENTS: usize = 1 << 17;
-
-/// Rows of a panel are at least this many: a product of fewer rows is bound by memory.
-const MIN_PANEL_ROWS: usize = 32;
-
-/// A stored matrix that can be read from top to bottom any number of times.
-pub trait Panels {
-    /// Stored rows.
-    fn rows(&self) -> usize;
-
-    /// Stored columns.
-    fn cols(&self) -> usize;
-
-    /// Calls `each(first_row, panel)` for consecutive panels of at most `n_rows` finite rows.
-    ///
-    /// # Errors
-    /// [`LinalgError::Unread`] where the matrix can no longer be read.
-    fn for_panels(
-        &self,
-        n_rows: usize,
-        each: &mut dyn FnMut(usize, MatRef<'_, f32>),
-    ) -> Result<(), LinalgError>;
-}
-
-impl Panels for MatRef<'_, f32> {
-    fn rows(&self) -> usize {
-        self.nrows()
-    }
-
-    fn cols(&self) -> usize {
-        self.ncols()
-    }
-
-    fn for_panels(
-        &self,
-        n_rows: usize,
-        each: &mut dyn FnMut(usize, MatRef<'_, f32>),
-    ) -> Result<(), LinalgError> {
-        let mut first = 0;
-        while first < self.nrows() {
-            let n = n_rows.max(1).min(self.nrows() - first);
-            each(first, self.subrows(first, n));
-            first += n;
-        }
-        Ok(())
-    }
-}
 
 /// A block of a [`Linear`]: a stored matrix, or its transpose.
 #[derive(Clone, Copy)]
@@ -218,36 +170,32 @@ impl<'a> Linear<'a> {
         Ok(self.there_and_back(side, x)?.1)
     }
 
-    /// The Gram of `side`: `WᵀW` (right) or `WWᵀ` (left), whole; `None` where the stored blocks do
-    /// not allow it in one reading.
+    /// The Gram of `side`: `WᵀW` (right) or `WWᵀ` (left), whole; `None` where the blocks have none
+    /// ([`Panels::gram`]), or it is not made of theirs: on the left, of more than one block or under
+    /// a gain.
     ///
     /// # Errors
     /// [`LinalgError::Unread`].
     pub fn gram(&self, side: Side) -> Result<Option<Mat<f32>>, LinalgError> {
-        let right = side == Side::Right;
-        let one = self.blocks.len() == 1;
-        // Panels of S give SᵀS at once, and SSᵀ only by products of all panels with one another.
-        if !self.blocks.iter().all(|b| b.transposed != right) || !(right || one) {
+        if side == Side::Left && (self.blocks.len() != 1 || self.gain.is_some()) {
             return Ok(None);
         }
-        if self.gain.is_some() && !right {
-            return Ok(None);
-        }
-        let n = self.dim(side);
-        let mut gram = Mat::<f32>::zeros(n, n);
+        let mut sum: Option<Mat<f32>> = None;
         for block in &self.blocks {
-            let rows = panel_rows(block.source).max(256);
-            block.source.for_panels(rows, &mut |_, panel| add_gram(&mut gram, panel))?;
-            self.count(block.source.rows(), n * n, 1);
-        }
-        let gain = |i: usize| self.gain.as_ref().map_or(1.0, |g| g[i]);
-        for j in 0..n {
-            for i in j..n {
-                gram[(i, j)] *= gain(i) * gain(j);
-                gram[(j, i)] = gram[(i, j)];
+            let stored = if block.transposed { side.other() } else { side };
+            let Some(own) = block.source.gram(stored)? else { return Ok(None) };
+            self.add_flops(own.flops);
+            match &mut sum {
+                None => sum = Some(own.gram.as_ref().clone()),
+                Some(sum) => *sum += own.gram.as_ref(),
             }
         }
-        Ok(Some(gram))
+        if let (Some(sum), Some(gain)) = (&mut sum, &self.gain) {
+            for (j, g) in gain.iter().enumerate() {
+                sum.col_as_slice_mut(j).iter_mut().zip(gain).for_each(|(x, h)| *x *= g * h);
+            }
+        }
+        Ok(sum)
     }
 
     /// The scaled matrix whole, or its transpose; for small ones.
@@ -284,27 +232,26 @@ impl<'a> Linear<'a> {
         let mut squares = vec![0.0; self.dim(side)];
         let mut first = 0;
         for block in &self.blocks {
-            let along_rows = (side == Side::Left) != block.transposed;
-            let sums = if side == Side::Left { &mut squares[first..] } else { &mut squares[..] };
-            // The gain belongs to the columns of W, which are the stored rows of a transposed block.
-            let (by_column, by_row) = match (&self.gain, block.transposed) {
-                (Some(gain), false) => (Some(gain), None),
-                (Some(gain), true) => (None, Some(gain)),
-                (None, _) => (None, None),
-            };
-            let mut row = vec![0.0f32; block.source.cols()];
-            block.source.for_panels(panel_rows(block.source), &mut |at, panel| {
-                for (i, values) in panel.row_iter().enumerate() {
-                    let factor = by_row.map_or(1.0, |g| g[at + i]);
-                    copy_scaled(values, factor, by_column.map(Vec::as_slice), &mut row);
-                    if along_rows {
-                        sums[at + i] += sum_squares(&row);
-                    } else {
-                        add_squares(&row, sums);
-                    }
+            let n_rows = block.rows();
+            match (side, &self.gain) {
+                (Side::Right, _) => {
+                    let own = block.source.squares()?;
+                    let own = if block.transposed { &own.rows } else { &own.cols };
+                    squares.iter_mut().zip(own).for_each(|(sum, x)| *sum += x);
                 }
-            })?;
-            first += block.rows();
+                (Side::Left, None) => {
+                    let own = block.source.squares()?;
+                    let own = if block.transposed { &own.cols } else { &own.rows };
+                    squares[first..first + n_rows].copy_from_slice(own);
+                }
+                (Side::Left, Some(gain)) => {
+                    gained_rows(block, gain, &mut squares[first..first + n_rows])?;
+                }
+            }
+            first += n_rows;
+        }
+        if let (Side::Right, Some(gain)) = (side, &self.gain) {
+            squares.iter_mut().zip(gain).for_each(|(x, g)| *x *= f64::from(*g).powi(2));
         }
         Ok(squares)
     }
@@ -383,29 +330,31 @@ impl<'a> Linear<'a> {
     }
 
     fn count(&self, rows: usize, per_row: usize, times: u64) {
-        let flops = (rows as u64).saturating_mul(per_row as u64).saturating_mul(times);
+        self.add_flops((rows as u64).saturating_mul(per_row as u64).saturating_mul(times));
+    }
+
+    fn add_flops(&self, flops: u64) {
         self.flops.set(self.flops.get().saturating_add(flops));
     }
 }
 
-/// One row of a panel, times a factor and the gain.
-fn copy_scaled(from: RowRef<'_, f32>, factor: f32, gain: Option<&[f32]>, into: &mut [f32]) {
-    match from.try_as_row_major() {
-        Some(values) => into.copy_from_slice(values.as_slice()),
-        None => into.iter_mut().zip(from.iter()).for_each(|(to, x)| *to = *x),
-    }
-    if let Some(gain) = gain {
-        into.iter_mut().zip(gain).for_each(|(x, g)| *x *= g);
-    }
-    if factor.to_bits() != 1.0f32.to_bits() {
-        for x in into {
-            *x *= factor;
+/// Squared norms of a block's rows under a gain, which no sums over the stored matrix tell.
+fn gained_rows(block: &Block<'_>, gain: &[f32], sums: &mut [f64]) -> Result<(), LinalgError> {
+    let source = block.source;
+    let mut gained = Vec::with_capacity(source.cols());
+    source.for_panels(panel_rows(source), &mut |first, panel| {
+        for (i, row) in panel.row_iter().enumerate() {
+            gained.clear();
+            if block.transposed {
+                let g = gain[first + i];
+                gained.extend(row.iter().map(|x| x * g));
+                sums.iter_mut().zip(&gained).for_each(|(sum, x)| *sum += f64::from(*x).powi(2));
+            } else {
+                gained.extend(row.iter().zip(gain).map(|(x, g)| x * g));
+                sums[first + i] = sum_squares(&gained);
+            }
         }
-    }
-}
-
-fn panel_rows(source: &dyn Panels) -> usize {
-    (PANEL_ELEMENTS / source.cols().max(1)).max(MIN_PANEL_ROWS)
+    })
 }
 
 #[cfg(test)]

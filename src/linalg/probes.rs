@@ -6,7 +6,7 @@ use faer::{Accum, Mat, MatRef, Par, Scale};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::dense::{all_finite, inner, mul, real};
+use super::dense::{all_finite, inner, mul, narrow, real, widen};
 use super::moments::{Moments, Ratios};
 use super::pair::Known;
 use super::{LinalgError, Linear, NotFinite, Side};
@@ -80,11 +80,11 @@ impl Grams<'_> {
     /// The leading spaces of reader and writer, for who knows no vectors: two steps of a subspace
     /// iteration from fixed random vectors.
     pub(super) fn leading(&self) -> Result<[Mat<f64>; 2], LinalgError> {
-        let start = narrow(&signs(self.known.dim(), DEFLATED, SKETCH_STREAM));
-        let basis = |x: &Mat<f32>| orthonormal([&wide(x)], IN_SPAN);
+        let start = narrow(signs(self.known.dim(), DEFLATED, SKETCH_STREAM).as_ref());
+        let basis = |x: &Mat<f32>| orthonormal([&widen(x.as_ref())], IN_SPAN);
         let a = basis(&self.a_times(&start)?);
         let b = basis(&self.b_times(&start)?);
-        Ok([basis(&self.a_times(&narrow(&a))?), basis(&self.b_times(&narrow(&b))?)])
+        Ok([basis(&self.a_times(&narrow(a.as_ref()))?), basis(&self.b_times(&narrow(b.as_ref()))?)])
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) fn leading_space(
     n_values: usize,
 ) -> Result<Mat<f64>, LinalgError> {
     let b = vectors.ncols().min(values.len());
-    let vectors = wide(&vectors.subcols(0, b).to_owned());
+    let vectors = widen(vectors.subcols(0, b));
     if !all_finite(vectors.as_ref()) || values.iter().any(|s| !s.is_finite()) {
         return Err(NotFinite.into());
     }
@@ -157,8 +157,8 @@ impl Basis {
         let mut z = signs(q.nrows(), PROBES, PROBE_STREAM);
         project_out(&q, &mut z);
         let mut both = Mat::zeros(q.nrows(), q.ncols() + PROBES);
-        both.as_mut().subcols_mut(0, q.ncols()).copy_from(narrow(&q));
-        both.as_mut().subcols_mut(q.ncols(), PROBES).copy_from(narrow(&z));
+        both.as_mut().subcols_mut(0, q.ncols()).copy_from(narrow(q.as_ref()));
+        both.as_mut().subcols_mut(q.ncols(), PROBES).copy_from(narrow(z.as_ref()));
         Self { q, z, both }
     }
 
@@ -227,13 +227,13 @@ pub(super) fn sample(grams: &Grams<'_>, basis: &Basis) -> Result<Vec<Moments>, L
     let known = grams.known;
     let (ax, bx) = (grams.a_times(&basis.both)?, grams.b_times(&basis.both)?);
     // Vectors are subtracted, not traces, so nearly commuting Grams keep their digits.
-    let commuted = wide(&grams.a_times(&bx)?) - wide(&grams.b_times(&ax)?);
+    let commuted = widen(grams.a_times(&bx)?.as_ref()) - widen(grams.b_times(&ax)?.as_ref());
     if !all_finite(commuted.as_ref()) {
         return Err(NotFinite.into());
     }
     let commuted = Split::new(basis, &commuted, 0.0);
-    let a = Split::new(basis, &wide(&ax), known.trace_a);
-    let b = Split::new(basis, &wide(&bx), known.trace_b);
+    let a = Split::new(basis, &widen(ax.as_ref()), known.trace_a);
+    let b = Split::new(basis, &widen(bx.as_ref()), known.trace_b);
     let gap = a.combined(known.unit_a, &b, -known.unit_b);
     let (shape_a, shape_b) = known.shape_units();
     let shape = a.combined(shape_a, &b, -shape_b);
@@ -264,7 +264,7 @@ pub(super) fn sample(grams: &Grams<'_>, basis: &Basis) -> Result<Vec<Moments>, L
 
 /// `b_r b_rᵀ − b_w b_wᵀ` in the common unit, and its trace.
 fn bias_terms(known: &Known, basis: &Basis) -> (Split, f64) {
-    let x = wide(&basis.both);
+    let x = widen(basis.both.as_ref());
     let mut product = Mat::zeros(x.nrows(), x.ncols());
     let mut trace = 0.0;
     for (sign, bias) in known.signed_biases() {
@@ -341,15 +341,6 @@ pub(super) fn signs(rows: usize, cols: usize, stream: u64) -> Mat<f64> {
 fn project_out(q: &Mat<f64>, x: &mut Mat<f64>) {
     let along = mul(q.transpose(), x.as_ref());
     matmul(x, Accum::Add, q, &along, -1.0, Par::Seq);
-}
-
-pub(super) fn wide(x: &Mat<f32>) -> Mat<f64> {
-    Mat::from_fn(x.nrows(), x.ncols(), |i, j| f64::from(x[(i, j)]))
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "products take f32")]
-pub(super) fn narrow(x: &Mat<f64>) -> Mat<f32> {
-    Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)] as f32)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::super::drift::rotation;
-use super::super::linear::{Block, Panels};
+use super::super::linear::Block;
+use super::super::panels::Panels;
 use super::super::testing::*;
 use super::*;
 

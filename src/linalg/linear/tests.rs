@@ -1,3 +1,4 @@
+use super::super::panels::StoredGram;
 use super::super::testing::Weights;
 use super::*;
 
@@ -80,13 +81,32 @@ fn products_of_every_layout_are_those_of_the_literal_matrix() {
 }
 
 #[test]
-fn a_gram_is_given_where_panels_allow_it() {
-    let w = Weights::random(9, 5, 4);
-    let view = w.view();
-    let of = |transposed| Linear::new(vec![Block { source: &view, transposed }], None, 0).unwrap();
-    assert!(of(false).gram(Side::Right).unwrap().is_some());
-    assert!(of(false).gram(Side::Left).unwrap().is_none());
-    assert!(of(true).gram(Side::Left).unwrap().is_some());
+fn a_gram_is_given_where_blocks_make_it() {
+    let (w, v) = (Weights::random(9, 5, 4), Weights::random(5, 4, 5));
+    let (w, v) = (w.view(), v.view());
+    let of = |gain: bool, with_other: bool, transposed| {
+        let mut blocks = vec![Block { source: &w, transposed }];
+        if with_other {
+            blocks.push(Block { source: &v, transposed: true });
+        }
+        let n = blocks[0].cols();
+        Linear::new(blocks, gain.then(|| vec![0.5; n]), 0).unwrap()
+    };
+    for transposed in [false, true] {
+        for side in [Side::Left, Side::Right] {
+            assert!(of(false, false, transposed).gram(side).unwrap().is_some());
+        }
+        assert!(of(true, false, transposed).gram(Side::Right).unwrap().is_some());
+        assert!(of(true, false, transposed).gram(Side::Left).unwrap().is_none());
+    }
+    assert!(of(true, true, false).gram(Side::Right).unwrap().is_some());
+    assert!(of(false, true, false).gram(Side::Left).unwrap().is_none());
+}
+
+#[test]
+fn a_gram_of_many_rows_is_not_copied_together() {
+    let wide = Weights::random(3, 1_400_000, 1);
+    assert!(StoredGram::of(&wide.view(), Side::Left).unwrap().is_none());
 }
 
 #[test]

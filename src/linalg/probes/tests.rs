@@ -62,7 +62,7 @@ impl Pair {
         let leading = |w: &Weights, side| {
             let spectrum = Spectrum::compute(w.view(), side, 64, 1e-7).unwrap();
             let basis = spectrum.basis.as_ref().subcols(0, spectrum.basis.ncols().min(64));
-            (narrow(&basis.to_owned()), spectrum.values)
+            (narrow(basis), spectrum.values)
         };
         let ((w, w_values), (r, r_values)) =
             (leading(&self.writer, Side::Left), leading(&self.reader, Side::Right));
