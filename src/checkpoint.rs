@@ -29,7 +29,7 @@ pub use decode::Scan;
 pub use dtype::Dtype;
 pub use error::{OpenError, ReadError};
 pub use order::natural_cmp;
-pub use raw::Raw;
+pub use raw::{Memory, Raw};
 pub use source::Identity;
 pub use step::step_in_name;
 pub use tensor::Tensor;

@@ -26,6 +26,7 @@ mod panels;
 mod probes;
 mod residual;
 mod ridge;
+mod search;
 mod sketch;
 mod spectrum;
 #[cfg(test)]
@@ -38,13 +39,14 @@ pub use flag::{flag_correlation, tau_b};
 pub use gram::{GRAM_LIMIT, GramStats, estimate_gram_stats, gram_stats, gram_stats_and_spectra};
 pub use head_probes::{HEAD_PROBES, HeadStderr, estimate_head_overlap};
 pub use heads::{HeadOverlap, HeadSide, head_overlap};
-pub use leading::{Leading, Route, WarmStart, searchable};
+pub use leading::{HalfBasis, Leading, Route, WarmStart};
 pub use linear::{Block, Linear};
 pub use overlap::{Overlap, overlaps, usable_ks};
 pub use pair::{PairMatrices, PairOperators};
 pub use panels::{Panels, Squares, StoredGram};
 pub use probes::{DEFLATED, GramStderr, PROBES};
 pub use ridge::{SLOPE_POINTS_LIMIT, Slope, ridge_rate_ratio, theil_sen};
+pub use search::searchable;
 pub use sketch::Sketch;
 pub use spectrum::{Side, Spectrum, SpectrumError, THIN_SVD_LIMIT, TIE_TOLERANCE};
 

@@ -2,30 +2,65 @@
 
 use std::ops::Range;
 
+use memmap2::MmapMut;
+
 use super::{Dtype, Manifest, ReadError, TensorInfo};
 
 /// The stored bytes of one tensor and their hash.
 #[derive(Debug)]
 pub struct Raw {
-    /// What stands before `start` only fills the first cache line.
-    pub(super) memory: Vec<u8>,
-    pub(super) start: usize,
+    pub(super) memory: Memory,
+    pub(super) n_bytes: usize,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) hash: u128,
 }
 
+/// Memory for one tensor at a time, from the kernel and not from the heap: tensors of many sizes
+/// that come and go leave gaps there, a third of the whole. No file stands behind it, and none can:
+/// to map one is `unsafe`.
+#[derive(Debug)]
+pub struct Memory(MmapMut);
+
+/// From this size on, memory is asked for in large pages, which come 512 at a time.
+const LARGE: usize = 4 << 20;
+
+impl Memory {
+    /// So many bytes; `None` where there are not so many.
+    #[must_use]
+    pub fn new(n_bytes: usize) -> Option<Self> {
+        let memory = MmapMut::map_anon(n_bytes.max(1)).ok()?;
+        #[cfg(target_os = "linux")]
+        if n_bytes >= LARGE {
+            // A kernel without them gives small ones.
+            let _ = memory.advise(memmap2::Advice::HugePage);
+        }
+        Some(Self(memory))
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The first bytes of it.
+    pub(super) fn first(&mut self, n_bytes: usize) -> &mut [u8] {
+        self.0.get_mut(..n_bytes).unwrap_or_default()
+    }
+}
+
 impl Raw {
     /// Elements in row-major order, [`Dtype::n_bytes`] little-endian bytes each, from the beginning
-    /// of a cache line on.
+    /// of a page on.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.memory.get(self.start..).unwrap_or_default()
+        self.memory.0.get(..self.n_bytes).unwrap_or_default()
     }
 
     /// The memory of the bytes, for another tensor.
     #[must_use]
-    pub fn into_memory(self) -> Vec<u8> {
+    pub fn into_memory(self) -> Memory {
         self.memory
     }
 
@@ -51,7 +86,7 @@ impl Raw {
 
 impl Manifest {
     /// Reads the stored bytes of one tensor and hashes them as they come. They are put `into` this
-    /// memory, whose contents are lost.
+    /// memory if it is large enough, and its contents are lost.
     ///
     /// Needs [`TensorInfo::n_bytes`] and one MiB of memory. `pause` is called as by
     /// [`Manifest::read_paced`].
@@ -61,7 +96,7 @@ impl Manifest {
     pub fn read_raw(
         &self,
         tensor: &TensorInfo,
-        into: Vec<u8>,
+        into: Option<Memory>,
         pause: &mut dyn FnMut(u64),
     ) -> Result<Raw, ReadError> {
         self.reader(tensor)?.raw(into, pause)
@@ -135,14 +170,22 @@ mod tests {
         let (_dir, manifest) = matrix(&stored);
         let tensor = manifest.find("w").unwrap();
         let mut n_read = 0;
-        let raw =
-            manifest.read_raw(tensor, vec![9; 5000], &mut |n_bytes| n_read += n_bytes).unwrap();
+        let mut used = Memory::new(stored.len() + 5000).unwrap();
+        used.0.fill(9);
+        let raw = manifest.read_raw(tensor, Some(used), &mut |n_bytes| n_read += n_bytes).unwrap();
         assert_eq!(
             (raw.bytes() == stored, raw.dtype(), raw.shape()),
             (true, Dtype::BF16, &SHAPE[..])
         );
         assert_eq!((raw.hash(), n_read), (xxh3_128(&stored), tensor.n_bytes));
         assert_eq!(manifest.hash(tensor, &mut |_| {}).unwrap(), raw.hash());
+        for memory in [None, Memory::new(3)] {
+            let again = manifest.read_raw(tensor, memory, &mut |_| {}).unwrap();
+            assert!(
+                again.bytes() == stored,
+                "memory of its own, where there is none or too little"
+            );
+        }
     }
 
     #[test]

@@ -5,12 +5,9 @@ use std::ops::Range;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::decode::Scan;
-use super::raw::Raw;
+use super::raw::{Memory, Raw};
 use super::source::{self, Span, Stretch};
 use super::{Manifest, ReadError, SourceFile, Tensor, TensorInfo};
-
-/// Bytes of a cache line: products of a matrix that begins inside one take up to a third longer.
-const CACHE_LINE: usize = 64;
 
 /// A float tensor whose place in its file was checked.
 #[derive(Debug, Clone, Copy)]
@@ -57,23 +54,25 @@ impl Reader<'_> {
 
     pub(super) fn raw(
         &self,
-        mut memory: Vec<u8>,
+        into: Option<Memory>,
         pause: &mut dyn FnMut(u64),
     ) -> Result<Raw, ReadError> {
         let n_bytes = usize::try_from(self.tensor.n_bytes).map_err(|_| self.too_large())?;
-        memory.clear();
-        let wanted = n_bytes.checked_add(CACHE_LINE).ok_or_else(|| self.too_large())?;
-        memory.try_reserve_exact(wanted).map_err(|_| self.too_large())?;
-        let start = memory.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
-        memory.resize(start, 0);
+        let into = into.filter(|memory| memory.n_bytes() >= n_bytes);
+        let mut memory = into.or_else(|| Memory::new(n_bytes)).ok_or_else(|| self.too_large())?;
         let mut hasher = Xxh3::new();
+        let mut rest = memory.first(n_bytes);
         let mut sink = |piece: &[u8]| {
             hasher.update(piece);
-            memory.extend_from_slice(piece);
+            // The pieces of a tensor are as long as it is.
+            if let Some((to, after)) = std::mem::take(&mut rest).split_at_mut_checked(piece.len()) {
+                to.copy_from_slice(piece);
+                rest = after;
+            }
         };
         self.whole(&mut sink, pause)?;
         let TensorInfo { dtype, shape, .. } = self.tensor;
-        Ok(Raw { memory, start, dtype: *dtype, shape: shape.clone(), hash: hasher.digest128() })
+        Ok(Raw { memory, n_bytes, dtype: *dtype, shape: shape.clone(), hash: hasher.digest128() })
     }
 
     pub(super) fn hash(&self, pause: &mut dyn FnMut(u64)) -> Result<u128, ReadError> {
@@ -157,7 +156,7 @@ mod tests {
     const ROUTES: [Route; 4] = [
         ("values", |reader, pause| reader.values(pause).map(Seen::Values)),
         ("raw", |reader, pause| {
-            reader.raw(Vec::new(), pause).map(|raw| Seen::Bytes(raw.bytes().to_vec()))
+            reader.raw(None, pause).map(|raw| Seen::Bytes(raw.bytes().to_vec()))
         }),
         ("hash", |reader, pause| reader.hash(pause).map(Seen::Hash)),
         ("elements", |reader, pause| {

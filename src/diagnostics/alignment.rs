@@ -211,8 +211,10 @@ fn searched_subspaces(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<Subspa
         return Ok(Subspaces::default());
     }
     let k_max = wanted_ks(analysis, pair).last().copied().unwrap_or(1);
-    let writes = analysis.spectrum(&pair.writer, Side::Left, k_max)?.spectrum();
-    let reads = analysis.spectrum(&pair.reader, Side::Right, k_max)?.spectrum();
+    // A cluster of values at the cut takes vectors beyond k.
+    let all = usize::MAX;
+    let writes = analysis.spectrum(&pair.writer, Side::Left, k_max)?.spectrum(all);
+    let reads = analysis.spectrum(&pair.reader, Side::Right, k_max)?.spectrum(all);
     Ok(subspaces(analysis, pair, &writes, &reads))
 }
 

@@ -90,7 +90,7 @@ impl Baseline {
         let bases = self.bases.iter().map(|(n, b)| entry(n) + 8 * b.nrows() * b.ncols());
         let warm = self.warm.iter().map(|(n, w)| {
             let numbers = w.bulk.sigma.len() + w.bulk.weight.len() + w.reached.len();
-            entry(n) + 4 * w.basis.nrows() * w.basis.ncols() + 8 * numbers
+            entry(n) + size_of_val(w.basis.values()) + 8 * numbers
         });
         let sketches = self.sketches.keys().map(|n| entry(n) + 8 * Sketch::BUCKETS);
         let marks = self.marks.keys().map(|n| entry(n) + size_of::<Mark>());

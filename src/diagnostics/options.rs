@@ -76,9 +76,10 @@ impl Options {
         bytes <= self.memory_limit.max(VECTORS_LEAST)
     }
 
-    /// Bytes of tensors that one thread keeps.
+    /// Bytes of a tensor that one thread keeps; it keeps twice as many in all. That is half of the
+    /// memory limit: the rest is for vectors and for what is kept from save to save.
     pub(super) fn budget(&self) -> u64 {
-        self.memory_limit / self.threads.max(1) as u64 / 2
+        self.memory_limit / self.threads.max(1) as u64 / 4
     }
 
     /// Whether this many values may be held decoded at once.

@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use faer::{Mat, MatRef};
+use half::f16;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::baseline::{Baseline, Mark};
 use super::options::Options;
-use crate::linalg::{Bulk, Sketch, WarmStart};
+use crate::linalg::{Bulk, HalfBasis, Sketch, WarmStart};
 
 /// Version of the format; files of another one are refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Key of the metadata.
 const KEY: &str = "weightvane";
@@ -102,7 +103,7 @@ struct MarkRecord {
 /// Where the values of an array to be written are. They become bytes one array at a time.
 enum Values<'a> {
     F64(MatRef<'a, f64>),
-    F32(MatRef<'a, f32>),
+    Half(&'a HalfBasis),
     List(Vec<f64>),
     Short(Vec<f32>),
 }
@@ -117,7 +118,7 @@ impl<'a> Array<'a> {
     fn new(values: Values<'a>) -> Self {
         let shape = match &values {
             Values::F64(mat) => vec![mat.ncols(), mat.nrows()],
-            Values::F32(mat) => vec![mat.ncols(), mat.nrows()],
+            Values::Half(basis) => vec![basis.shape().1, basis.shape().0],
             Values::List(list) => vec![list.len()],
             Values::Short(list) => vec![list.len()],
         };
@@ -127,7 +128,7 @@ impl<'a> Array<'a> {
     fn bytes(&self) -> Vec<u8> {
         match &self.values {
             Values::F64(mat) => columns(*mat).flat_map(f64::to_le_bytes).collect(),
-            Values::F32(mat) => columns(*mat).flat_map(f32::to_le_bytes).collect(),
+            Values::Half(basis) => basis.values().iter().flat_map(|x| x.to_le_bytes()).collect(),
             Values::List(list) => list.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Values::Short(list) => list.iter().flat_map(|x| x.to_le_bytes()).collect(),
         }
@@ -138,7 +139,8 @@ impl View for &Array<'_> {
     fn dtype(&self) -> Dtype {
         match self.values {
             Values::F64(_) | Values::List(_) => Dtype::F64,
-            Values::F32(_) | Values::Short(_) => Dtype::F32,
+            Values::Short(_) => Dtype::F32,
+            Values::Half(_) => Dtype::F16,
         }
     }
 
@@ -151,8 +153,7 @@ impl View for &Array<'_> {
     }
 
     fn data_len(&self) -> usize {
-        let size = if self.dtype() == Dtype::F64 { 8 } else { 4 };
-        self.shape.iter().product::<usize>() * size
+        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
     }
 }
 
@@ -205,7 +206,7 @@ impl Baseline {
         }
         let record: Record = serde_json::from_str(text).map_err(PersistError::Record)?;
         if record.format != FORMAT {
-            return wrong(format!("format {}", record.format), "format 1");
+            return wrong(format!("format {}", record.format), "format 2");
         }
         let reader = Reader { arrays: &arrays };
         let mut baseline = reader.baseline(&record)?;
@@ -223,7 +224,7 @@ impl Baseline {
             add(format!("bases.{i}"), Values::F64(basis.as_ref()));
         }
         for (i, start) in self.warm.values().enumerate() {
-            add(format!("warm.{i}.basis"), Values::F32(start.basis.as_ref()));
+            add(format!("warm.{i}.basis"), Values::Half(&start.basis));
             add(format!("warm.{i}.sigma"), Values::List(start.bulk.sigma.clone()));
             add(format!("warm.{i}.weight"), Values::List(start.bulk.weight.clone()));
             add(format!("warm.{i}.reached"), Values::List(start.reached.clone()));
@@ -333,10 +334,11 @@ impl Reader<'_> {
 
     fn start(&self, i: usize, second_moment: f64) -> Result<WarmStart, PersistError> {
         let name = format!("warm.{i}.basis");
-        let basis = self.matrix::<4, f32>(&name, Dtype::F32, f32::from_le_bytes)?;
-        if columns(basis.as_ref()).any(|x| !x.is_finite()) {
+        let values = self.matrix::<2, f16>(&name, Dtype::F16, f16::from_le_bytes)?;
+        let basis = HalfBasis::from_values(values.nrows(), columns(values.as_ref()).collect());
+        let Some(basis) = basis.filter(|b| b.values().iter().all(|x| x.is_finite())) else {
             return wrong(format!("no number in {name}"), "finite ones");
-        }
+        };
         let sigma = self.list(&format!("warm.{i}.sigma"))?;
         let weight = self.numbers(&format!("warm.{i}.weight"), sigma.len())?;
         // An infinite error says that a cut was not reached at all.

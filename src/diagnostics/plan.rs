@@ -99,8 +99,8 @@ impl Plan {
     }
 }
 
-/// Most bytes that a thread keeps: a tensor from its first to its last use, as far as the budget
-/// allows.
+/// Most bytes that a thread keeps: a tensor from its first to its last use, as far as twice
+/// the budget allows.
 fn kept(tasks: &[Task<'_>], budget: u64, size: &dyn Fn(&str) -> u64) -> u64 {
     let mut held: BTreeMap<&str, u64> = BTreeMap::new();
     let mut most = 0;
@@ -116,7 +116,7 @@ fn kept(tasks: &[Task<'_>], budget: u64, size: &dyn Fn(&str) -> u64) -> u64 {
             held.remove(tensor);
         }
     }
-    most.min(budget)
+    most.min(2 * budget)
 }
 
 fn planned(task: &Task<'_>, costs: &mut Costs<'_>) -> Planned {

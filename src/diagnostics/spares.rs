@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::checkpoint::Raw;
+use crate::checkpoint::{Memory, Raw};
 
 /// Pieces kept: as many as a layer has sizes of matrices.
 const MAX_PIECES: usize = 4;
 
 /// Bytes kept in all.
-const MAX_BYTES: usize = 48 << 20;
+const MAX_BYTES: usize = 24 << 20;
 
 /// Fresh memory comes page by page from the kernel, which costs as much as to read the file into it.
 #[derive(Default)]
 pub(super) struct Spares {
     /// Oldest first.
-    pieces: Vec<Vec<u8>>,
+    pieces: Vec<Memory>,
 }
 
 impl Spares {
@@ -28,18 +28,16 @@ impl Spares {
     }
 
     fn bytes(&self) -> usize {
-        self.pieces.iter().map(Vec::capacity).sum()
+        self.pieces.iter().map(Memory::n_bytes).sum()
     }
 
-    /// The smallest piece that holds so many bytes and is not much larger, or no memory yet.
-    pub(super) fn take(&mut self, n_bytes: u64) -> Vec<u8> {
-        let fits = |piece: &&Vec<u8>| {
-            let capacity = piece.capacity() as u64;
-            capacity >= n_bytes && capacity / 2 <= n_bytes
-        };
-        let smallest = self.pieces.iter().filter(fits).map(Vec::capacity).min();
-        let at = self.pieces.iter().position(|piece| Some(piece.capacity()) == smallest);
-        at.map_or_else(Vec::new, |at| self.pieces.remove(at))
+    /// The smallest piece of so many bytes, if it is not twice as large.
+    pub(super) fn take(&mut self, n_bytes: u64) -> Option<Memory> {
+        let wanted = usize::try_from(n_bytes).ok()?;
+        let fits = |piece: &Memory| (wanted..=2 * wanted).contains(&piece.n_bytes());
+        let best = self.pieces.iter().filter(|p| fits(p)).map(Memory::n_bytes).min()?;
+        let at = self.pieces.iter().position(|p| fits(p) && p.n_bytes() == best)?;
+        Some(self.pieces.remove(at))
     }
 }
 
@@ -47,17 +45,15 @@ impl Spares {
 mod tests {
     use super::*;
 
-    fn with(capacities: &[usize]) -> Spares {
-        Spares { pieces: capacities.iter().map(|n| Vec::with_capacity(*n)).collect() }
-    }
-
     #[test]
     fn the_smallest_piece_that_fits_is_taken_once() {
-        let mut spares = with(&[3000, 1000, 1500]);
-        assert_eq!(spares.take(900).capacity(), 1000);
-        assert_eq!(spares.take(900).capacity(), 1500);
-        assert_eq!(spares.take(900).capacity(), 0, "three times what is needed");
-        assert_eq!(spares.take(4000).capacity(), 0, "too small");
-        assert_eq!(spares.take(2999).capacity(), 3000);
+        let pieces = [3000, 1000, 1500].map(|n| Memory::new(n).unwrap());
+        let mut spares = Spares { pieces: pieces.into() };
+        let mut take = |n| spares.take(n).map(|memory| memory.n_bytes());
+        assert_eq!(take(900), Some(1000));
+        assert_eq!(take(900), Some(1500));
+        assert_eq!(take(900), None, "three times what is needed");
+        assert_eq!(take(4000), None, "too small");
+        assert_eq!(take(2999), Some(3000));
     }
 }

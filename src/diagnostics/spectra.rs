@@ -94,7 +94,8 @@ fn fill(
 ) -> Result<(), Missing> {
     let operand = Operand::whole(matrix);
     let found = analysis.spectrum(&operand, Side::Left, analysis.k_max())?;
-    let spectrum = found.spectrum();
+    let rotated = analysis.options.rotation_k.last().copied().unwrap_or(0);
+    let spectrum = found.spectrum(rotated);
     report.spectrum = Some(found.method());
     report.frobenius_norm = Some(spectrum.frobenius);
     report.spectral_norm = spectrum.spectral_norm();

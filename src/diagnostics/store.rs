@@ -203,7 +203,7 @@ impl<'a> Store<'a> {
         let mut total: u64 = self.kept.iter().map(|(_, raw)| raw.bytes().len() as u64).sum();
         let mut gone = 0;
         // Two tensors of one measurement must not push each other out: each fits the budget, so both
-        // fit twice that, which is this thread's share of the memory limit.
+        // fit twice that.
         while total + wanted > 2 * self.budget && gone < self.kept.len() {
             total -= self.kept[gone].1.bytes().len() as u64;
             gone += 1;

@@ -85,11 +85,12 @@ pub(super) enum Found {
 }
 
 impl Found {
-    pub(super) fn spectrum(&self) -> Rc<Spectrum> {
+    /// With at least the first `n_vectors` vectors, where there are so many.
+    pub(super) fn spectrum(&self, n_vectors: usize) -> Rc<Spectrum> {
         match self {
             Self::Exact(spectrum) => Rc::clone(spectrum),
             Self::Searched(leading, side, flipped) => {
-                let mut spectrum = leading.spectrum(*side);
+                let mut spectrum = leading.spectrum(*side, n_vectors);
                 if *flipped {
                     std::mem::swap(&mut spectrum.rows, &mut spectrum.cols);
                 }
@@ -319,5 +320,6 @@ pub(super) fn leading_left(
         return Ok(Spectrum::compute(dense.mat(), Side::Left, k, eps)?.basis);
     }
     let large = store.large(&Operand::whole(matrix))?;
-    Ok(Leading::find(&large.linear()?, ks, eps, None)?.spectrum(Side::Left).basis)
+    let k = ks.last().copied().unwrap_or(1);
+    Ok(Leading::find(&large.linear()?, ks, eps, None)?.spectrum(Side::Left, k).basis)
 }

@@ -31,7 +31,7 @@ const LOOK_EVERY: usize = 64;
 
 /// Blocks before the first look: the quadrature of the rest of the spectrum is then good to a
 /// hundredth in its entropies.
-const LEAST_BLOCKS: usize = 8;
+const LEAST_BLOCKS: usize = 7;
 
 /// The start block is the same at every save.
 const SEED: u64 = 0x6c_61_6e_63;
