@@ -22,19 +22,11 @@ pub struct Raw {
 #[derive(Debug)]
 pub struct Memory(MmapMut);
 
-/// From this size on, memory is asked for in large pages, which come 512 at a time.
-const LARGE: usize = 4 << 20;
-
 impl Memory {
     /// So many bytes; `None` where there are not so many.
     #[must_use]
     pub fn new(n_bytes: usize) -> Option<Self> {
         let memory = MmapMut::map_anon(n_bytes.max(1)).ok()?;
-        #[cfg(target_os = "linux")]
-        if n_bytes >= LARGE {
-            // A kernel without them gives small ones.
-            let _ = memory.advise(memmap2::Advice::HugePage);
-        }
         Some(Self(memory))
     }
 

@@ -22,6 +22,10 @@ use weightvane::model::{self, Rule};
 
 type Error = Box<dyn std::error::Error>;
 
+/// As in the program.
+#[global_allocator]
+static HEAP: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     faer::set_global_parallelism(faer::Par::Seq);
     // Cargo adds `--bench` to what a bench target is called with.
