@@ -176,6 +176,7 @@ impl Shared<'_> {
             Report::default(),
         );
         for (task, done_with) in tasks.iter().zip(last_uses(tasks)) {
+            analysis.begin();
             match task {
                 Task::Matrix(matrix) => spectra::measure(&mut analysis, matrix)?,
                 Task::Heads(set) => heads::measure(&mut analysis, set)?,

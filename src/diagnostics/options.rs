@@ -76,10 +76,11 @@ impl Options {
         bytes <= self.memory_limit.max(VECTORS_LEAST)
     }
 
-    /// Bytes of a tensor that one thread keeps; it keeps twice as many in all. That is half of the
-    /// memory limit: the rest is for vectors and for what is kept from save to save.
+    /// Bytes of tensors that one thread keeps, its share of half of the memory limit: the rest is for
+    /// vectors and for what is kept from save to save. A pair of tensors that both just fit has twice
+    /// as many while it is measured.
     pub(super) fn budget(&self) -> u64 {
-        self.memory_limit / self.threads.max(1) as u64 / 4
+        self.memory_limit / self.threads.max(1) as u64 / 2
     }
 
     /// Whether this many values may be held decoded at once.

@@ -73,6 +73,7 @@ impl Plan {
             options,
             wanted: wanted_ks(graph, &options.k, &options.rotation_k),
             seen: BTreeSet::new(),
+            grams: BTreeSet::new(),
         };
         // A spectrum that a pair shares with a matrix stands at the matrix.
         let is_matrix = |i: &usize| matches!(tasks[*i], Task::Matrix(_));
@@ -99,19 +100,22 @@ impl Plan {
     }
 }
 
-/// Most bytes that a thread keeps: a tensor from its first to its last use, as far as twice
-/// the budget allows.
+/// Most bytes that a thread keeps: a tensor from its first to its last use as far as the budget
+/// allows, and the tensors of one measurement together.
 fn kept(tasks: &[Task<'_>], budget: u64, size: &dyn Fn(&str) -> u64) -> u64 {
     let mut held: BTreeMap<&str, u64> = BTreeMap::new();
     let mut most = 0;
     for (task, done_with) in tasks.iter().zip(last_uses(tasks)) {
+        let mut together = 0;
         for tensor in task.tensors() {
             let n_bytes = size(tensor);
             if n_bytes <= budget {
                 held.insert(tensor, n_bytes);
+                together += n_bytes;
             }
         }
-        most = held.values().sum::<u64>().max(most);
+        let all = held.values().sum::<u64>().min(budget.max(together));
+        most = most.max(all);
         for tensor in done_with {
             held.remove(tensor);
         }
@@ -182,8 +186,9 @@ impl Cost {
     }
 }
 
-/// Dimension of the space in which a search without a start ends, most often.
-const SPACE: f64 = 448.0;
+/// Dimension of the space in which a search without a start ends where a few dozen values stand out;
+/// up to twice that for a flat spectrum.
+const SPACE: f64 = 256.0;
 /// Smaller sides up to this are searched in their Gram.
 const GRAM_SIDE: f64 = 1024.0;
 /// Vectors beyond k in a pass.
@@ -196,6 +201,8 @@ struct Costs<'a> {
     wanted: BTreeMap<String, Vec<usize>>,
     /// Spectra that were counted: they are remembered for what comes next.
     seen: BTreeSet<(Content, bool)>,
+    /// Grams of tensors that were counted, and of which side: all operands share them.
+    grams: BTreeSet<(String, bool)>,
 }
 
 impl Costs<'_> {
@@ -230,7 +237,7 @@ impl Costs<'_> {
                 let pass = 4.0 * size * columns + EIGEN * columns.powi(3) + 2.0 * size;
                 let space = SPACE.min(least);
                 let products = if least <= GRAM_SIDE {
-                    least * size + 2.0 * least * least * space
+                    self.grams(operand) + 2.0 * least * least * space
                 } else {
                     4.0 * size * space
                 };
@@ -239,6 +246,19 @@ impl Costs<'_> {
             }
             _ => Cost::default(),
         }
+    }
+
+    /// Of the smaller side of an operand, those that were not counted before.
+    fn grams(&mut self, operand: &Operand) -> f64 {
+        let (rows, cols) = operand.shape();
+        let is_left = (rows < cols) != operand.transposed;
+        let mut flops = 0.0;
+        for part in &operand.parts {
+            if self.grams.insert((part.tensor.clone(), is_left)) {
+                flops += real(rows.min(cols)) * real(part.n_rows()) * real(part.n_cols());
+            }
+        }
+        flops
     }
 
     fn pair(&mut self, pair: &Pair) -> (Method, Cost) {

@@ -34,7 +34,7 @@ impl Spares {
     /// The smallest piece of so many bytes, if it is not twice as large.
     pub(super) fn take(&mut self, n_bytes: u64) -> Option<Memory> {
         let wanted = usize::try_from(n_bytes).ok()?;
-        let fits = |piece: &Memory| (wanted..=2 * wanted).contains(&piece.n_bytes());
+        let fits = |piece: &Memory| (wanted..=wanted.saturating_mul(2)).contains(&piece.n_bytes());
         let best = self.pieces.iter().filter(|p| fits(p)).map(Memory::n_bytes).min()?;
         let at = self.pieces.iter().position(|p| fits(p) && p.n_bytes() == best)?;
         Some(self.pieces.remove(at))

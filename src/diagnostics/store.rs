@@ -26,9 +26,12 @@ const NEAR_ONE: i32 = 16;
 /// they are needed and fit the budget.
 pub(super) struct Store<'a> {
     manifest: &'a Manifest,
+    /// Bytes kept from measurement to measurement; one measurement may need twice that.
     budget: u64,
     /// Oldest use first.
-    kept: Vec<(String, Arc<Raw>)>,
+    kept: Vec<Kept>,
+    /// Measurements begun.
+    turn: usize,
     marks: BTreeMap<String, Mark>,
     /// Marks of the save before.
     before: Option<&'a BTreeMap<String, Mark>>,
@@ -39,6 +42,14 @@ pub(super) struct Store<'a> {
     sums: Rc<RefCell<Sums>>,
     /// The memory of tensors that were given up, for others.
     spares: Spares,
+}
+
+/// The bytes of one tensor.
+struct Kept {
+    name: String,
+    raw: Arc<Raw>,
+    /// The measurement that used it last.
+    turn: usize,
 }
 
 /// An operand whose products are made from stored bytes.
@@ -70,6 +81,7 @@ impl<'a> Store<'a> {
             manifest,
             budget,
             kept: Vec::new(),
+            turn: 0,
             marks: BTreeMap::new(),
             before,
             expects_unchanged: None,
@@ -184,41 +196,48 @@ impl<'a> Store<'a> {
 
     /// A tensor's bytes, read or kept.
     fn raw(&mut self, name: &str) -> Result<Arc<Raw>, ReadError> {
-        if let Some(at) = self.kept.iter().position(|(n, _)| n == name) {
+        if let Some(at) = self.kept.iter().position(|kept| kept.name == name) {
             let entry = self.kept.remove(at);
-            let raw = Arc::clone(&entry.1);
-            self.kept.push(entry);
+            let raw = Arc::clone(&entry.raw);
+            self.kept.push(Kept { turn: self.turn, ..entry });
             return Ok(raw);
         }
         let info = self.info(name);
         self.make_room(info.n_bytes);
         let into = self.spares.take(info.n_bytes);
         let raw = Arc::new(self.manifest.read_raw(info, into, &mut |n| self.feed.took(n))?);
-        self.kept.push((name.to_owned(), Arc::clone(&raw)));
+        let kept = Kept { name: name.to_owned(), raw: Arc::clone(&raw), turn: self.turn };
+        self.kept.push(kept);
         Ok(raw)
+    }
+
+    /// A new measurement begins: what the ones before used may go.
+    pub(super) fn begin(&mut self) {
+        self.turn += 1;
     }
 
     /// Gives up the tensors used longest ago until `wanted` more bytes fit.
     fn make_room(&mut self, wanted: u64) {
-        let mut total: u64 = self.kept.iter().map(|(_, raw)| raw.bytes().len() as u64).sum();
+        let mut total: u64 = self.kept.iter().map(|kept| kept.raw.bytes().len() as u64).sum();
         let mut gone = 0;
         // Two tensors of one measurement must not push each other out: each fits the budget, so both
         // fit twice that.
-        while total + wanted > 2 * self.budget && gone < self.kept.len() {
-            total -= self.kept[gone].1.bytes().len() as u64;
+        let room = |kept: &Kept| self.budget * if kept.turn == self.turn { 2 } else { 1 };
+        while let Some(oldest) = self.kept.get(gone).filter(|kept| total + wanted > room(kept)) {
+            total -= oldest.raw.bytes().len() as u64;
             gone += 1;
         }
-        for (_, raw) in self.kept.drain(..gone) {
-            self.spares.set_aside(raw);
+        for kept in self.kept.drain(..gone) {
+            self.spares.set_aside(kept.raw);
         }
     }
 
     /// Gives up a tensor that will not be asked for again.
     pub(super) fn release(&mut self, tensor: &str) {
         self.sums.borrow_mut().release(tensor);
-        if let Some(at) = self.kept.iter().position(|(name, _)| name == tensor) {
-            let (_, raw) = self.kept.remove(at);
-            self.spares.set_aside(raw);
+        if let Some(at) = self.kept.iter().position(|kept| kept.name == tensor) {
+            let kept = self.kept.remove(at);
+            self.spares.set_aside(kept.raw);
         }
     }
 
@@ -369,5 +388,57 @@ impl Dense {
     pub(super) fn mat(&self) -> MatRef<'_, f32> {
         let stored = MatRef::from_row_major_slice(&self.values, self.rows, self.cols);
         if self.transposed { stored.transpose() } else { stored }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::Dtype::F32;
+    use safetensors::tensor::TensorView;
+
+    use super::super::observer::Unobserved;
+    use super::*;
+
+    const N_BYTES: u64 = 400;
+
+    /// A checkpoint of four tensors of that size.
+    fn four() -> (tempfile::TempDir, Manifest) {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = [7; 400];
+        let tensor = |name| (name, TensorView::new(F32, vec![10, 10], &bytes).unwrap());
+        let path = dir.path().join("model.safetensors");
+        safetensors::serialize_to_file(["a", "b", "c", "d"].map(tensor), None, &path).unwrap();
+        let manifest = crate::checkpoint::open(&path).unwrap();
+        (dir, manifest)
+    }
+
+    /// How many tensors are read for measurements that use these in turn.
+    fn n_read(measurements: &[&str], budget: u64) -> u64 {
+        let (_dir, manifest) = four();
+        let mut store = Store::new(&manifest, budget, None, &Unobserved);
+        for tensors in measurements {
+            store.begin();
+            for tensor in tensors.chars() {
+                store.raw(&tensor.to_string()).unwrap();
+            }
+        }
+        store.read_bytes() / N_BYTES
+    }
+
+    #[test]
+    fn tensors_are_kept_from_measurement_to_measurement_as_far_as_the_budget_goes() {
+        let two = 2 * N_BYTES;
+        assert_eq!(n_read(&["ab", "ab", "a"], two), 2);
+        assert_eq!(n_read(&["a", "b", "a", "c", "a"], two), 3, "the one used longest ago goes");
+        assert_eq!(n_read(&["a", "b", "c", "a"], two), 4);
+    }
+
+    #[test]
+    fn one_measurement_may_keep_twice_as_much() {
+        let two = 2 * N_BYTES;
+        assert_eq!(n_read(&["abcdabcd"], two), 4);
+        assert_eq!(n_read(&["abcd", "d", "c"], two), 4, "and they stay while nothing comes");
+        assert_eq!(n_read(&["abcabc"], N_BYTES), 6, "but no more than that");
+        assert_eq!(n_read(&["abab"], N_BYTES), 2);
     }
 }

@@ -148,7 +148,7 @@ impl<'a> Analysis<'a> {
         Self {
             manifest,
             store: Store::new(manifest, budget, marks, observer),
-            previous_store: previous.manifest.map(|m| Store::new(m, budget / 4, None, observer)),
+            previous_store: previous.manifest.map(|m| Store::new(m, budget / 8, None, observer)),
             options,
             previous,
             known,
@@ -158,6 +158,14 @@ impl<'a> Analysis<'a> {
             wanted,
             exact: Vec::new(),
             searched: Vec::new(),
+        }
+    }
+
+    /// A new measurement begins.
+    pub(super) fn begin(&mut self) {
+        self.store.begin();
+        if let Some(previous) = &mut self.previous_store {
+            previous.begin();
         }
     }
 

@@ -7,8 +7,8 @@ use faer::{Mat, MatRef, Par};
 use super::NotFinite;
 use super::dense::{Scaled, add_gram, mul, pow2, real};
 
-/// Largest condition number of a head's Gram, in the Frobenius norm: the kernel, whose rounding is
-/// that of the entries times this, then keeps four digits of the seven.
+/// Largest condition number of a head's Gram: the kernel, whose rounding is that of the entries times
+/// this, then keeps four digits of the seven.
 const WELL_CONDITIONED: f64 = 1e3;
 
 /// Columns taken together.
@@ -80,9 +80,14 @@ fn inverse_root(gram: &Mat<f64>) -> Option<Mat<f64>> {
     let factor = gram.llt(faer::Side::Lower).ok()?;
     let mut root = Mat::identity(gram.nrows(), gram.nrows());
     solve_lower_triangular_in_place(factor.L(), root.as_mut(), Par::Seq);
-    // ‖G⁻¹‖_F, above which no eigenvalue of the inverse lies.
-    let inverse = mul(root.transpose(), root.as_ref()).norm_l2();
-    (gram.norm_l2() * inverse <= WELL_CONDITIONED).then_some(root)
+    let inverse = mul(root.transpose(), root.as_ref());
+    (largest(gram) * largest(&inverse) <= WELL_CONDITIONED).then_some(root)
+}
+
+/// A bound on the largest eigenvalue of a symmetric d × d matrix: the root of its square's Frobenius
+/// norm, at most d^¼ too high.
+fn largest(symmetric: &Mat<f64>) -> f64 {
+    mul(symmetric.as_ref(), symmetric.as_ref()).norm_l2().sqrt()
 }
 
 /// Lower triangle of `XᵀX`; above it stands nothing.

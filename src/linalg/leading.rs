@@ -150,3 +150,37 @@ fn entropy(values: impl Iterator<Item = (f64, f64)> + Clone, power: i32) -> f64 
     };
     if total > 0.0 { values.map(part).sum() } else { 0.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::dense::{mul, narrow};
+    use super::super::testing::{orthogonal, slow_singular_values};
+    use super::*;
+
+    #[test]
+    fn half_precision_turns_a_subspace_by_no_more_than_it_says() {
+        for (dim, width, seed) in [(30, 4, 1), (100, 16, 2), (300, 72, 3)] {
+            let basis = orthogonal(dim, seed).subcols(0, width).to_owned();
+            let half = HalfBasis::new(narrow(basis.as_ref()).as_ref());
+            assert_eq!((half.shape(), half.values().len()), ((dim, width), dim * width));
+            let rounded = widen(half.to_f32().as_ref());
+            let within = mul(basis.as_ref(), mul(basis.transpose(), rounded.as_ref()).as_ref());
+            let sine = slow_singular_values(&(rounded - within))[0];
+            assert!(sine > 1e-5 && sine < 3e-4, "{dim} × {width}: {sine:e}");
+        }
+    }
+
+    #[test]
+    fn only_whole_columns_are_a_basis() {
+        let values = |n| vec![f16::ONE; n];
+        let shape = |rows, n| HalfBasis::from_values(rows, values(n)).map(|basis| basis.shape());
+        assert_eq!(shape(3, 6), Some((3, 2)));
+        assert_eq!(shape(3, 0), Some((3, 0)));
+        assert_eq!(shape(0, 0), Some((0, 0)));
+        assert_eq!(shape(3, 7), None);
+        assert_eq!(shape(0, 1), None);
+        let basis = HalfBasis::from_values(3, values(6)).unwrap();
+        assert_eq!(basis.to_f32(), Mat::from_fn(3, 2, |_, _| 1.0));
+        assert_eq!(HalfBasis::from_values(0, values(0)).unwrap().to_f32().shape(), (0, 0));
+    }
+}

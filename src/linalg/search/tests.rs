@@ -114,10 +114,10 @@ fn one_pass_follows_small_steps() {
 fn a_large_step_costs_more_and_stays_true() {
     let before = spiky(400, 300, 30, 5);
     let start = find(&before, &KS, None).warm_start();
-    for now in [moved(&before, 0.3, 2), spiky(400, 300, 30, 99)] {
-        let found = find(&now, &KS, Some(&start));
+    for after in [moved(&before, 0.3, 2), spiky(400, 300, 30, 99)] {
+        let found = find(&after, &KS, Some(&start));
         assert_ne!(found.route, Route::Warm);
-        agrees(&found, &now, "large step");
+        agrees(&found, &after, "large step");
     }
 }
 
