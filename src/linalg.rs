@@ -34,6 +34,7 @@ mod testing;
 
 pub use bulk::Bulk;
 pub use classifier::{CLASSES_LIMIT, ClassifierGeometry, classifier_geometry};
+pub use dense::{narrow, widen};
 pub use drift::{UpdateRatio, rotation, update_ratio};
 pub use flag::{flag_correlation, tau_b};
 pub use gram::{GRAM_LIMIT, GramStats, estimate_gram_stats, gram_stats, gram_stats_and_spectra};

@@ -41,7 +41,7 @@ impl Mark {
 #[derive(Debug, Clone, Default)]
 pub struct Baseline {
     /// Matrix name → its leading left singular vectors, rows × max(rotation k).
-    pub(super) bases: BTreeMap<String, Mat<f64>>,
+    pub(super) bases: BTreeMap<String, Mat<f32>>,
     /// Content of an operand → start of the next search.
     pub(super) warm: BTreeMap<String, WarmStart>,
     /// Matrix name → sketch of its values, and ‖W‖_F.
@@ -87,7 +87,7 @@ impl Baseline {
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         let entry = |name: &String| name.len() + ENTRY_BYTES;
-        let bases = self.bases.iter().map(|(n, b)| entry(n) + 8 * b.nrows() * b.ncols());
+        let bases = self.bases.iter().map(|(n, b)| entry(n) + 4 * b.nrows() * b.ncols());
         let warm = self.warm.iter().map(|(n, w)| {
             let numbers = w.bulk.sigma.len() + w.bulk.weight.len() + w.reached.len();
             entry(n) + size_of_val(w.basis.values()) + 8 * numbers

@@ -17,7 +17,7 @@ use super::options::Options;
 use crate::linalg::{Bulk, HalfBasis, Sketch, WarmStart};
 
 /// Version of the format; files of another one are refused.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Key of the metadata.
 const KEY: &str = "weightvane";
@@ -102,7 +102,7 @@ struct MarkRecord {
 
 /// Where the values of an array to be written are. They become bytes one array at a time.
 enum Values<'a> {
-    F64(MatRef<'a, f64>),
+    F32(MatRef<'a, f32>),
     Half(&'a HalfBasis),
     List(Vec<f64>),
     Short(Vec<f32>),
@@ -117,7 +117,7 @@ struct Array<'a> {
 impl<'a> Array<'a> {
     fn new(values: Values<'a>) -> Self {
         let shape = match &values {
-            Values::F64(mat) => vec![mat.ncols(), mat.nrows()],
+            Values::F32(mat) => vec![mat.ncols(), mat.nrows()],
             Values::Half(basis) => vec![basis.shape().1, basis.shape().0],
             Values::List(list) => vec![list.len()],
             Values::Short(list) => vec![list.len()],
@@ -127,7 +127,7 @@ impl<'a> Array<'a> {
 
     fn bytes(&self) -> Vec<u8> {
         match &self.values {
-            Values::F64(mat) => columns(*mat).flat_map(f64::to_le_bytes).collect(),
+            Values::F32(mat) => columns(*mat).flat_map(f32::to_le_bytes).collect(),
             Values::Half(basis) => basis.values().iter().flat_map(|x| x.to_le_bytes()).collect(),
             Values::List(list) => list.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Values::Short(list) => list.iter().flat_map(|x| x.to_le_bytes()).collect(),
@@ -138,8 +138,8 @@ impl<'a> Array<'a> {
 impl View for &Array<'_> {
     fn dtype(&self) -> Dtype {
         match self.values {
-            Values::F64(_) | Values::List(_) => Dtype::F64,
-            Values::Short(_) => Dtype::F32,
+            Values::List(_) => Dtype::F64,
+            Values::F32(_) | Values::Short(_) => Dtype::F32,
             Values::Half(_) => Dtype::F16,
         }
     }
@@ -221,7 +221,7 @@ impl Baseline {
         let mut arrays = BTreeMap::new();
         let mut add = |name: String, values| drop(arrays.insert(name, Array::new(values)));
         for (i, basis) in self.bases.values().enumerate() {
-            add(format!("bases.{i}"), Values::F64(basis.as_ref()));
+            add(format!("bases.{i}"), Values::F32(basis.as_ref()));
         }
         for (i, start) in self.warm.values().enumerate() {
             add(format!("warm.{i}.basis"), Values::Half(&start.basis));
@@ -351,8 +351,8 @@ impl Reader<'_> {
         Ok(WarmStart { basis, bulk: Bulk { sigma, weight, second_moment }, reached })
     }
 
-    fn basis(&self, name: &str) -> Result<Mat<f64>, PersistError> {
-        let basis = self.matrix::<8, f64>(name, Dtype::F64, f64::from_le_bytes)?;
+    fn basis(&self, name: &str) -> Result<Mat<f32>, PersistError> {
+        let basis = self.matrix::<4, f32>(name, Dtype::F32, f32::from_le_bytes)?;
         if columns(basis.as_ref()).any(|x| !x.is_finite()) {
             return wrong(format!("no number in {name}"), "finite ones");
         }

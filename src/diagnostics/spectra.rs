@@ -7,7 +7,7 @@ use faer::Mat;
 use super::MatrixReport;
 use super::work::{Analysis, AnalyzeError, Missing, leading_left};
 use crate::checkpoint::{Dtype, ReadError};
-use crate::linalg::{Side, Sketch, UpdateRatio, rotation};
+use crate::linalg::{Side, Sketch, UpdateRatio, rotation, widen};
 use crate::model::{Matrix, Operand};
 
 /// A save up to this size is read again to compare with: exact differences of 64 MiB cost a tenth
@@ -63,13 +63,13 @@ fn unchanged(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<bool, ReadE
     }
     let name = matrix.name.as_str();
     let mut row = row.clone();
+    let basis = baseline.bases.get(name);
     if row.nan + row.inf > 0 {
         let (nan, inf) = (row.nan, row.inf);
         analysis.skip(name, format!("holds {nan} NaN and {inf} infinite values"));
     } else {
         row.update_ratio = Some(0.0);
         row.update_ratio_stderr = None;
-        let basis = baseline.bases.get(name);
         for (k, turn) in &mut row.rotation {
             *turn = basis.filter(|b| b.ncols() >= *k).map(|_| 0.0);
         }
@@ -77,8 +77,8 @@ fn unchanged(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<bool, ReadE
     analysis.report.nan += row.nan;
     analysis.report.inf += row.inf;
     analysis.report.matrices.push(row);
-    if let Some(basis) = baseline.bases.get(name) {
-        analysis.keep_basis(name, basis);
+    if let Some(basis) = basis {
+        analysis.baseline.bases.insert(name.to_owned(), basis.clone());
     }
     if let Some(sketch) = baseline.sketches.get(name) {
         analysis.baseline.sketches.insert(name.to_owned(), sketch.clone());
@@ -104,7 +104,7 @@ fn fill(
     report.spectral_entropy = spectrum.spectral_entropy();
     report.numerical_rank = spectrum.numerical_rank();
     let basis = match analysis.previous_basis(&matrix.name) {
-        Some(basis) => Some(basis.clone()),
+        Some(basis) => Some(widen(basis.as_ref())),
         None => basis_of_the_file_before(analysis, matrix),
     };
     report.rotation = rotations(analysis, basis.as_ref(), &spectrum.basis);

@@ -12,7 +12,7 @@ use super::store::{Dense, Store};
 use super::tasks::Content;
 use super::{Report, Skipped};
 use crate::checkpoint::{Manifest, ReadError};
-use crate::linalg::{Leading, LinalgError, Route, Side, Spectrum};
+use crate::linalg::{Leading, LinalgError, Route, Side, Spectrum, narrow};
 use crate::model::{Matrix, Operand, View};
 
 /// The save before.
@@ -291,12 +291,12 @@ impl<'a> Analysis<'a> {
     pub(super) fn keep_basis(&mut self, name: &str, basis: &Mat<f64>) {
         let wanted = self.options.rotation_k.last().copied().unwrap_or(0);
         let columns = wanted.min(basis.ncols());
-        let basis = basis.as_ref().subcols(0, columns).to_owned();
+        let basis = narrow(basis.as_ref().subcols(0, columns));
         self.baseline.bases.insert(name.to_owned(), basis);
     }
 
     /// The leading left vectors that a matrix had in the save before.
-    pub(super) fn previous_basis(&self, name: &str) -> Option<&'a Mat<f64>> {
+    pub(super) fn previous_basis(&self, name: &str) -> Option<&'a Mat<f32>> {
         self.previous.baseline?.bases.get(name)
     }
 }

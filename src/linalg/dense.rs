@@ -313,7 +313,8 @@ pub(super) fn mirror_lower(g: &mut Mat<f64>) {
 }
 
 /// In `f64`.
-pub(super) fn widen(x: MatRef<'_, f32>) -> Mat<f64> {
+#[must_use]
+pub fn widen(x: MatRef<'_, f32>) -> Mat<f64> {
     let mut wide = Mat::zeros(x.nrows(), x.ncols());
     for (to, from) in wide.col_iter_mut().zip(x.col_iter()) {
         to.iter_mut().zip(from.iter()).for_each(|(to, x)| *to = f64::from(*x));
@@ -322,8 +323,9 @@ pub(super) fn widen(x: MatRef<'_, f32>) -> Mat<f64> {
 }
 
 /// In `f32`, which products take.
+#[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "the narrowing is the point")]
-pub(super) fn narrow(x: MatRef<'_, f64>) -> Mat<f32> {
+pub fn narrow(x: MatRef<'_, f64>) -> Mat<f32> {
     let mut narrow = Mat::zeros(x.nrows(), x.ncols());
     for (to, from) in narrow.col_iter_mut().zip(x.col_iter()) {
         to.iter_mut().zip(from.iter()).for_each(|(to, x)| *to = *x as f32);

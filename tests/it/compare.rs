@@ -80,7 +80,10 @@ fn remembered_subspaces_give_the_same_rotations_as_the_files() {
     let from_files = rotations(Previous { manifest: Some(&before), baseline: None });
     let from_memory = rotations(Previous { manifest: None, baseline: Some(&baseline) });
     for ((files, update), (memory, sketched)) in from_files.iter().zip(&from_memory) {
-        assert_eq!(files, memory);
+        // Kept in single precision.
+        for (files, memory) in files.values().zip(memory.values()) {
+            assert!((files.unwrap() - memory.unwrap()).abs() < 1e-6, "{files:?} and {memory:?}");
+        }
         // From sketches of both saves, 1.6 % off where the matrix has more elements than buckets.
         let (exact, sketched) = (update.unwrap(), sketched.unwrap());
         assert!((sketched / exact - 1.0).abs() < 0.05, "{sketched} for {exact}");
