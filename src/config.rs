@@ -2,6 +2,8 @@
 
 pub mod architectures;
 mod check;
+mod place;
+mod runs;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::diagnostics::EXACT_LIMIT;
+use crate::history::Rules;
+pub use runs::{DeclaredOptimizer, RunSettings};
 
 /// Longest configuration accepted. The YAML parser is quadratic on hostile nesting.
 pub const MAX_CONFIG_BYTES: u64 = 64 * 1024;
@@ -125,6 +129,10 @@ pub struct Settings {
     pub forget_after: Duration,
     /// Directory of further architecture rules.
     pub architectures_dir: Option<PathBuf>,
+    /// What is unusual.
+    pub anomalies: Rules,
+    /// What differs for single runs; the first entry that matches counts.
+    pub runs: Vec<RunSettings>,
 }
 
 /// What the file says, before it is checked.
@@ -153,6 +161,8 @@ struct Wire {
     idle_after: Option<String>,
     forget_after: Option<String>,
     architectures_dir: Option<PathBuf>,
+    anomalies: Option<runs::AnomaliesWire>,
+    runs: Option<Vec<runs::RunWire>>,
 }
 
 impl Default for Settings {
@@ -180,11 +190,19 @@ impl Default for Settings {
             idle_after: Duration::from_hours(24),
             forget_after: Duration::from_hours(24),
             architectures_dir: None,
+            anomalies: Rules::default(),
+            runs: Vec::new(),
         }
     }
 }
 
 impl Settings {
+    /// What is set for the run of this name alone.
+    #[must_use]
+    pub fn of_run(&self, name: &str) -> Option<&RunSettings> {
+        self.runs.iter().find(|run| run.pattern.matches(name))
+    }
+
     /// Reads a configuration file.
     ///
     /// # Errors
@@ -200,7 +218,7 @@ impl Settings {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let wire: Option<Wire> =
             serde_yaml::from_str(text).map_err(|e| syntax_error(path, text, &e))?;
-        check::checked(wire.unwrap_or_default(), &check::Place { path, text })
+        check::checked(wire.unwrap_or_default(), &place::Place { path, text })
     }
 }
 
@@ -228,6 +246,9 @@ fn syntax_error(path: &Path, text: &str, error: &serde_yaml::Error) -> ConfigErr
         ("expected usize", "expected a whole number, 0 or more"),
         ("expected struct Wire", "expected lines of `key: value`"),
         ("expected struct Rule", "expected lines of `key: value`"),
+        ("expected struct AnomaliesWire", "expected lines of `key: value`"),
+        ("expected struct RunWire", "expected lines of `key: value`"),
+        ("expected struct OptimizerWire", "expected lines of `key: value`"),
         ("expected a sequence", "expected a list"),
     ] {
         message = message.replace(ours, theirs);

@@ -1,25 +1,11 @@
 //! What the types of the configuration cannot say.
 
-use std::path::Path;
 use std::time::Duration;
 
-use super::{ConfigError, Settings, Wire};
-
-/// The file being checked.
-pub(super) struct Place<'a> {
-    pub(super) path: &'a Path,
-    pub(super) text: &'a str,
-}
+use super::place::Place;
+use super::{ConfigError, Settings, Wire, runs};
 
 impl Place<'_> {
-    fn error(&self, key: &str, message: String) -> ConfigError {
-        let starts = |line: &str| {
-            line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'))
-        };
-        let line = self.text.lines().position(starts).map_or(1, |at| at + 1);
-        ConfigError::Value { path: self.path.to_owned(), line, key: key.to_owned(), message }
-    }
-
     fn duration(
         &self,
         key: &str,
@@ -117,6 +103,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
             );
         }
     }
+    let anomalies = runs::rules(wire.anomalies, &default.anomalies, at)?;
     Ok(Settings {
         listen,
         roots: wire.roots.unwrap_or(default.roots),
@@ -149,13 +136,18 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         idle_after: duration("idle_after", &wire.idle_after, default.idle_after)?,
         forget_after: duration("forget_after", &wire.forget_after, default.forget_after)?,
         architectures_dir: wire.architectures_dir,
+        runs: runs::runs(wire.runs, &anomalies, at)?,
+        anomalies,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::config::DEFAULTS_FILE;
+    use crate::history::Jump;
 
     fn parse(text: &str) -> Result<Settings, String> {
         Settings::parse(Path::new("w.yaml"), text).map_err(|e| e.to_string())
@@ -176,6 +168,29 @@ mod tests {
         let message = parse("no_such_key: 1").unwrap_err();
         let known = message.matches('`').count() / 2 - 1;
         assert_eq!(keys, known, "{message}");
+    }
+
+    #[test]
+    fn the_first_entry_that_matches_a_run_counts() {
+        let settings = parse(concat!(
+            "anomalies: {z: 10, plateau: false, scale_jump: 0.2}\n",
+            "runs:\n",
+            "- match: llama-*\n",
+            "  optimizer: {name: SGD, weight_decay: 0.1}\n",
+            "  anomalies: {alignment_drop: false, plateau: true, z: 6}\n",
+            "- match: '*'\n",
+        ));
+        let settings = settings.unwrap();
+        let rules = &settings.anomalies;
+        assert_eq!(rules.alignment_drop, Some(Jump { least: 0.04, z: 10.0 }));
+        assert_eq!(rules.scale_jump, Some(Jump { least: 0.2, z: 10.0 }));
+        assert_eq!((rules.plateau, rules.ridge_stall), (None, Some(0.5)));
+        let llama = settings.of_run("llama-7b/seed-1").unwrap();
+        assert_eq!(llama.optimizer.as_ref().unwrap().name, "sgd");
+        assert_eq!(llama.anomalies.scale_jump, Some(Jump { least: 0.2, z: 6.0 }));
+        assert_eq!((llama.anomalies.alignment_drop, llama.anomalies.plateau), (None, Some(0.01)));
+        assert_eq!(settings.of_run("gpt").unwrap().anomalies, *rules);
+        assert_eq!(parse("{}").unwrap().of_run("gpt"), None);
     }
 
     #[test]
@@ -208,6 +223,17 @@ mod tests {
         check("[]\n", &["w.yaml:1", "key: value"]);
         check("memory_limit: 99999999TiB\n", &["w.yaml:1: memory_limit", "1TiB"]);
         check("k: [1, 2\n", &["w.yaml"]);
+        check("anomalies:\n  z: 0.5\n", &["w.yaml:2: z", "found 0.5", "1 to 1e6"]);
+        check("anomalies:\n  plateau: high\n", &["w.yaml:2: plateau", "`high`", "false or"]);
+        check("anomalies:\n  plateau: -1\n", &["w.yaml:2: plateau", "`-1`", "above 0"]);
+        check("anomalies:\n  plateaus: 1\n", &["w.yaml:2", "plateaus", "expected"]);
+        check("runs:\n- match: '[a'\n", &["w.yaml:2: match", "`[a`", "name of a run"]);
+        check("runs:\n- anomalies: {}\n", &["w.yaml", "match"]);
+        let sgd = "runs:\n- match: a\n  optimizer: {name: SGD}\n- match: b\n  optimizer:\n";
+        check(
+            &format!("{sgd}    name: sgd\n    momentum: 1\n"),
+            &["w.yaml:7: momentum", "found 1", "less than 1"],
+        );
         check(&"[".repeat(2000), &["w.yaml"]);
     }
 }

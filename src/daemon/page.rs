@@ -2,6 +2,8 @@
 //!
 //! It loads nothing from elsewhere, so it works without a network.
 
+mod anomalies;
+
 use std::fmt::Write as _;
 
 use maud::{DOCTYPE, Markup, html};
@@ -44,9 +46,14 @@ pub fn render(snapshot: &Snapshot) -> String {
                     nav {
                         a href="/metrics" { "metrics" }
                         a href="/api/v1/runs" { "runs as JSON" }
+                        a href="/api/v1/anomalies" { "anomalies as JSON" }
                     }
                 }
-                @if runs.is_empty() { (no_runs(snapshot)) } @else { (table(&runs)) (legend()) }
+                @if runs.is_empty() { (no_runs(snapshot)) } @else {
+                    (table(&runs))
+                    (anomalies::section(&runs))
+                    (legend())
+                }
             }
         }
     };

@@ -85,6 +85,11 @@ impl Queue {
         self.runs.get(run).map_or(0, |w| w.saves.len())
     }
 
+    /// The oldest save that waits in a run.
+    pub(super) fn oldest(&self, run: &str) -> Option<Age> {
+        self.runs.get(run)?.saves.first_key_value().map(|(age, _)| *age)
+    }
+
     /// Forgets a run.
     pub(super) fn forget(&mut self, run: &str) {
         self.runs.remove(run);
@@ -127,7 +132,9 @@ mod tests {
             assert_eq!(queue.push("a", save(step)) + queue.push("b", save(step)), 0);
         }
         let wanted = [("a", 300), ("b", 300), ("a", 100), ("b", 100), ("a", 200), ("b", 200)];
+        assert_eq!(queue.oldest("a").unwrap().step, Some(100));
         assert_eq!(drain(&mut queue), named(&wanted));
+        assert_eq!((queue.oldest("a"), queue.oldest("c")), (None, None));
     }
 
     #[test]

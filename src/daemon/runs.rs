@@ -14,6 +14,7 @@ use super::queue::{Age, Queued};
 use super::trend::Trend;
 use crate::checkpoint::{OpenError, ReadError, TrainerState};
 use crate::diagnostics::{Baseline, Report};
+use crate::history::{Chronicle, News, Place, Point, Rules};
 use crate::metrics::{RunFacts, RunState, reason};
 use crate::watch::{GiveBack, PendingSave, PendingState, SettledSave};
 pub(super) use kept::give_up_kept;
@@ -66,6 +67,10 @@ pub(super) struct Run {
     /// The last save measured and its leading subspaces, `None` where they were given up.
     baseline: Option<(Age, Option<Arc<Baseline>>)>,
     trend: Trend,
+    /// Its last saves and what is unusual about them; shared with what is served.
+    chronicle: Arc<Chronicle>,
+    /// Times that a save rewritten in place fell back to an earlier step.
+    fallbacks: u32,
     state: RunState,
     waiting: Option<PendingSave>,
     /// Saves given back: which content, and how often.
@@ -111,6 +116,8 @@ impl Run {
             trainer: TrainerState::default(),
             baseline: None,
             trend: Trend::default(),
+            chronicle: Arc::default(),
+            fallbacks: 0,
             state: RunState::Waiting,
             waiting: None,
             returned: HashMap::new(),
@@ -215,7 +222,10 @@ impl Run {
         // A restart in the same place falls back as well; the step stands inside the save.
         if save.in_place && step.is_some() && step < self.analyzed_step {
             self.trend.resume_at(at);
+            self.fallbacks += 1;
         }
+        let place = Place { segment: age.segment + self.fallbacks, step: at };
+        Arc::make_mut(&mut self.chronicle).add(Point::new(place, &report, &trainer));
         if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
             self.trend.add(at, &report, &trainer);
         }
@@ -233,6 +243,14 @@ impl Run {
                 self.readable = Some(true);
             }
         }
+    }
+
+    /// Judges what was measured, as far as no earlier save waits in the queue.
+    pub(super) fn judge(&mut self, oldest_waiting: Option<Age>, rules: &Rules) -> News {
+        // Versions of one file have no step in their name; they come in order.
+        let frontier = oldest_waiting
+            .and_then(|age| Some(Place { segment: age.segment + self.fallbacks, step: age.step? }));
+        Arc::make_mut(&mut self.chronicle).advance(frontier, rules)
     }
 
     fn failed(&mut self, queued: &Queued, error: &JobError) -> Option<GiveBack> {
@@ -368,6 +386,7 @@ impl Run {
             },
             ridge_rates: self.trend.ridge_rates(),
             report: self.report.clone(),
+            chronicle: Arc::clone(&self.chronicle),
         }
     }
 

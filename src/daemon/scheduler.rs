@@ -16,8 +16,10 @@ use super::queue::Queue;
 use super::root::{Root, Scanned};
 use super::runs::{Patience, Run, give_up_kept};
 use super::{Event, OnSave, Reload, Request, SaveNews, StateDir, error_text, textfile};
-use crate::config::Settings;
+use crate::checkpoint::TrainerState;
+use crate::config::{DeclaredOptimizer, Settings};
 use crate::diagnostics::Options;
+use crate::history::{Anomaly, News, Severity};
 use crate::metrics::{self, DaemonFacts, Snapshot};
 use crate::model::Rule;
 use crate::watch::SettledSave;
@@ -45,6 +47,8 @@ fn fixed(settings: &Settings) -> Settings {
         idle_after: defaults.idle_after,
         forget_after: defaults.forget_after,
         architectures_dir: None,
+        anomalies: defaults.anomalies,
+        runs: Vec::new(),
         ..settings.clone()
     }
 }
@@ -302,8 +306,14 @@ impl Scheduler {
         }
     }
 
-    fn done(&mut self, done: Done) {
+    fn done(&mut self, mut done: Done) {
         let now = self.now();
+        let settings = self.settings.of_run(&done.run);
+        if let (Ok(analyzed), Some(declared)) =
+            (&mut done.result, settings.and_then(|s| s.optimizer.as_ref()))
+        {
+            declare(&mut analyzed.trainer, declared);
+        }
         self.facts.analysis_cpu_seconds_total += done.cpu.as_secs_f64();
         self.facts.read_bytes_total += done.read_bytes;
         // A run that was forgotten meanwhile takes nothing, nor does a later one of its name.
@@ -351,6 +361,9 @@ impl Scheduler {
         if let Some(why) = run.done(done, now) {
             self.roots[root].give_back(&save, why);
         }
+        let rules = settings.map_or(&self.settings.anomalies, |settings| &settings.anomalies);
+        let news = run.judge(self.queue.oldest(&run.name), rules);
+        tell(&run.name, &news);
         give_up_kept(&mut self.runs, self.settings.memory_limit / KEPT_FRACTION);
     }
 
@@ -442,6 +455,36 @@ impl Scheduler {
         }
         self.server.stop();
         info!("stopped");
+    }
+}
+
+/// What the job does not say of its optimiser, as the user declares it.
+fn declare(trainer: &mut TrainerState, declared: &DeclaredOptimizer) {
+    trainer.optimizer.get_or_insert_with(|| declared.name.clone());
+    trainer.learning_rate = trainer.learning_rate.or(declared.learning_rate);
+    trainer.weight_decay = trainer.weight_decay.or(declared.weight_decay);
+    trainer.momentum = trainer.momentum.or(declared.momentum);
+}
+
+/// One line in the log for each anomaly.
+fn tell(run: &str, news: &News) {
+    for anomaly in &news.ended {
+        let Anomaly { kind, subject, onset_step, resolved_step, .. } = anomaly;
+        let (kind, subject) = (kind.as_str(), subject.to_string());
+        info!(run, kind, subject, onset_step, resolved_step, "anomaly is over");
+    }
+    for anomaly in &news.began {
+        let Anomaly { kind, subject, onset_step, before, after, z, last_good_step, .. } = anomaly;
+        let (kind, subject) = (kind.as_str(), subject.to_string());
+        let severity = anomaly.severity.as_str();
+        if anomaly.severity == Severity::Info {
+            info!(run, kind, subject, onset_step, before, after, "anomaly");
+        } else {
+            warn!(
+                run,
+                severity, kind, subject, onset_step, before, after, z, last_good_step, "anomaly"
+            );
+        }
     }
 }
 

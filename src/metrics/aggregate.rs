@@ -6,6 +6,7 @@ use super::catalog::Id;
 use super::series::{Series, flag};
 use super::snapshot::{RunFacts, reason};
 use crate::diagnostics::{MatrixReport, PairReport, Report};
+use crate::history::{Chronicle, Kind, Severity};
 
 /// Pair → mean gram correlation over layers and heads, in `[-1, 1]`; `alignment_mean`.
 #[must_use]
@@ -66,6 +67,7 @@ pub(super) fn run_series(run: &RunFacts, label: &str, watched: bool) -> Series {
     if watched {
         series.put(Id::RunActive, &[label], flag(run.active));
         counters(run, label, &mut series);
+        anomalies(&run.chronicle, label, &mut series);
     }
     let width = layer_width(run);
     for rate in &run.ridge_rates {
@@ -129,6 +131,30 @@ fn counters(run: &RunFacts, label: &str, series: &mut Series) {
             series.put(id, &[label, reason], 0.0);
         }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts and steps stay below 2^53")]
+fn anomalies(chronicle: &Chronicle, label: &str, series: &mut Series) {
+    // A counter that is born at 1 hides its first event, so all begin at 0 with the first save.
+    for ((kind, pair), count) in chronicle.counts() {
+        series.put(Id::Anomalies, &[label, kind.as_str(), pair], *count as f64);
+    }
+    let mut open: BTreeMap<(Kind, Severity), u32> = BTreeMap::new();
+    for (kind, _) in chronicle.counts().keys() {
+        for severity in kind.severities() {
+            open.entry((*kind, *severity)).or_default();
+        }
+    }
+    for anomaly in chronicle.open() {
+        *open.entry((anomaly.kind, anomaly.severity)).or_default() += 1;
+    }
+    for ((kind, severity), count) in open {
+        series.put(Id::AnomaliesOpen, &[label, kind.as_str(), severity.as_str()], f64::from(count));
+    }
+    for ((kind, pair), z) in chronicle.z() {
+        series.put(Id::AnomalyZscore, &[label, kind.as_str(), pair], *z);
+    }
+    series.put_known(Id::LastGoodStep, &[label], chronicle.last_good_step().map(|s| s as f64));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of weights stay below 2^53")]

@@ -161,6 +161,14 @@ catalog! {
             "Steps since alignment_best improved; rising means alignment has stalled or converged.";
         Gauge CommutatorMax "commutator_max_ratio" ["run", "pair"]
             "Largest commutator_vs_chance over layers and heads; 1 is a random orientation, a sudden rise means something broke.";
+        Counter Anomalies "anomalies_total" ["run", "kind", "pair"]
+            "Anomalies that began, over pairs, heads and matrices; rising means something changed that rarely does.";
+        Gauge AnomaliesOpen "anomalies_open" ["run", "kind", "severity"]
+            "Anomalies that are not over; back to 0 means recovered, or lasting so long that it is the new order.";
+        Gauge AnomalyZscore "anomaly_zscore" ["run", "kind", "pair"]
+            "Robust z of the last change against those before, the farthest out of all pairs or matrices; beyond 8 and large is an anomaly.";
+        Gauge LastGoodStep "last_good_step" ["run"]
+            "Newest save with finite weights before every open anomaly; absent while there is none.";
     }
     Layer {
         Gauge GramCorrelation "gram_correlation" ["run", "layer", "pair"]

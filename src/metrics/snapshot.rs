@@ -6,6 +6,7 @@ use std::sync::Arc;
 use prometheus::proto::MetricFamily;
 
 use crate::diagnostics::Report;
+use crate::history::Chronicle;
 
 /// Why a save was not analysed; the values of the label `reason`, each exported from the start at
 /// 0 because a counter that is born at 1 hides its first event from `increase()`.
@@ -181,6 +182,8 @@ pub struct RunFacts {
     pub ridge_rates: Vec<RidgeRate>,
     /// Measurements of the newest analysed save.
     pub report: Option<Arc<Report>>,
+    /// What is unusual.
+    pub chronicle: Arc<Chronicle>,
 }
 
 /// Durations in fixed buckets, from a toy model to one of many gigabytes.

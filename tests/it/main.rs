@@ -5,6 +5,7 @@
     reason = "a failed lookup or unwrap is a failed test"
 )]
 
+mod anomalies;
 mod checkpoint_files;
 mod compare;
 mod degenerate;

@@ -8,7 +8,11 @@ use serde::Serialize;
 
 use super::super::page;
 use crate::diagnostics::Report;
+use crate::history::Anomaly;
 use crate::metrics::{self, Exposition, RunFacts, RunState, Snapshot};
+
+/// Anomalies listed over all runs.
+const MAX_ANOMALIES: usize = 2000;
 
 /// All bodies of one moment.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ pub struct Content {
     pub page: Bytes,
     /// `/api/v1/runs`, as JSON.
     pub runs: Bytes,
+    /// `/api/v1/anomalies`, as JSON.
+    pub anomalies: Bytes,
     /// `/api/v1/runs/{name}`: each run's newest report, and the same as JSON.
     pub reports: BTreeMap<String, (Arc<Report>, Bytes)>,
     /// Whether the first scan is done.
@@ -39,11 +45,13 @@ impl Content {
         });
         let mut runs: Vec<&RunFacts> = snapshot.runs.iter().collect();
         runs.sort_by_key(|run| &run.name);
+        let anomalies = AnomalyList::of(&runs);
         let runs = RunList { runs: runs.into_iter().map(RunEntry::of).collect() };
         Self {
             exposition: metrics::render(snapshot),
             page: page::render(snapshot).into(),
             runs: json(&runs),
+            anomalies: json(&anomalies),
             reports: reports.collect(),
             ready,
         }
@@ -91,6 +99,38 @@ fn json(value: &impl Serialize) -> Bytes {
 #[derive(Debug, Serialize)]
 struct RunList<'a> {
     runs: Vec<RunEntry<'a>>,
+}
+
+/// Body of `/api/v1/anomalies`: what is open first, then what is over, newest first.
+#[derive(Debug, Serialize)]
+struct AnomalyList<'a> {
+    anomalies: Vec<AnomalyEntry<'a>>,
+    /// Further ones that are not listed.
+    left_out: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct AnomalyEntry<'a> {
+    run: &'a str,
+    open: bool,
+    #[serde(flatten)]
+    anomaly: &'a Anomaly,
+}
+
+impl<'a> AnomalyList<'a> {
+    fn of(runs: &[&'a RunFacts]) -> Self {
+        let mut open = Vec::new();
+        let mut over = Vec::new();
+        for run in runs {
+            let entry = |open| move |anomaly| AnomalyEntry { run: &run.name, open, anomaly };
+            open.extend(run.chronicle.open().iter().rev().map(entry(true)));
+            over.extend(run.chronicle.over().rev().map(entry(false)));
+        }
+        open.append(&mut over);
+        let left_out = open.len().saturating_sub(MAX_ANOMALIES);
+        open.truncate(MAX_ANOMALIES);
+        Self { anomalies: open, left_out }
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -35,6 +35,7 @@ pub(super) fn respond<B>(content: &Content, request: &Request<B>) -> Response<Fu
         "/-/ready" if content.ready => plain(StatusCode::OK, "ready\n"),
         "/-/ready" => plain(StatusCode::SERVICE_UNAVAILABLE, "the first scan is not done yet\n"),
         "/api/v1/runs" => body(StatusCode::OK, JSON, content.runs.clone()),
+        "/api/v1/anomalies" => body(StatusCode::OK, JSON, content.anomalies.clone()),
         path => match path.strip_prefix(REPORTS) {
             Some(name) => report(content, name),
             None => plain(StatusCode::NOT_FOUND, "nothing is served at this path\n"),

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use weightvane::checkpoint::TrainerState;
 use weightvane::diagnostics::{
     ClassifierReport, HeadReport, MatrixReport, OverlapReport, PairReport, Report, StderrReport,
 };
+use weightvane::history::{Chronicle, Place, Point, Rules};
 use weightvane::metrics::{
     DaemonFacts, DurationHistogram, RidgeRate, RunFacts, RunState, Snapshot, WatchMode,
 };
@@ -160,7 +162,23 @@ fn full_run() -> RunFacts {
         alignment_steps_since_improvement: count(1500),
         ridge_rates: vec![RidgeRate { layer: Some(0), pair: "v_o".to_owned(), ratio: 0.875 }],
         report: Some(Arc::new(full_report())),
+        chronicle: Arc::new(chronicle()),
     }
+}
+
+/// Ten quiet saves, then a fall of one head's alignment with NaN beside it.
+fn chronicle() -> Chronicle {
+    let mut chronicle = Chronicle::default();
+    for save in 0..12u8 {
+        let gram = if save == 11 { -0.5 } else { 0.25 + 0.001 * f64::from(save % 3) };
+        let mut report =
+            report(vec![pair("v_o", 0, Some(1), gram)], vec![matrix("up", Some(0), Some(0.5))]);
+        report.nan = u64::from(save == 11);
+        let place = Place { segment: 0, step: 1000 * u64::from(save) };
+        chronicle.add(Point::new(place, &report, &TrainerState::default()));
+        chronicle.advance(None, &Rules::default());
+    }
+    chronicle
 }
 
 fn full_report() -> Report {

@@ -10,6 +10,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("watch", 0),
     ("model", 1),
     ("diagnostics", 2),
+    ("history", 3),
     ("metrics", 4),
     ("config", 5),
     ("daemon", 6),

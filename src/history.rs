@@ -1,0 +1,16 @@
+//! What a run's saves say together: which of them are unusual.
+//!
+//! A save becomes a [`Point`]; [`judge`] looks at the last points of a run and says what begins and
+//! what ends with the newest. It reads no clock and no file: the same points give the same anomalies.
+
+mod chronicle;
+mod judge;
+mod kind;
+mod point;
+mod stall;
+mod track;
+
+pub use chronicle::{Chronicle, News};
+pub use judge::{HORIZON, Judged, MAX_OPEN, judge};
+pub use kind::{Anomaly, Jump, Kind, Rules, Severity, Subject};
+pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point};
