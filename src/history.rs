@@ -2,15 +2,20 @@
 //!
 //! A save becomes a [`Point`]; [`judge`] looks at the last points of a run and says what begins and
 //! what ends with the newest. It reads no clock and no file: the same points give the same anomalies.
+//! A [`Store`] keeps measurements and anomalies in SQLite.
 
 mod chronicle;
 mod judge;
 mod kind;
 mod point;
 mod stall;
+mod store;
 mod track;
 
 pub use chronicle::{Chronicle, News};
 pub use judge::{HORIZON, Judged, MAX_OPEN, judge};
 pub use kind::{Anomaly, Jump, Kind, Rules, Severity, Subject};
+pub use store::{
+    FILE, Opened, Record, SaveKey, SaveOutcome, Store, StoreError, StoredAge, StoredRun, StoredSave,
+};
 pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point};

@@ -37,6 +37,38 @@ pub struct News {
 }
 
 impl Chronicle {
+    /// As it was before a restart: the points that were judged and those that were not, oldest first,
+    /// the anomalies, and the counts.
+    #[must_use]
+    pub fn restored(
+        judged: Vec<Point>,
+        unjudged: Vec<Point>,
+        (open, over): (Vec<Anomaly>, Vec<Anomaly>),
+        counts: BTreeMap<(Kind, Arc<str>), u64>,
+        rules: &Rules,
+    ) -> Self {
+        // The scores of the last save do not depend on what was open before it.
+        let z = judge(&judged, &[], rules).z;
+        let mut chronicle = Self {
+            points: judged.into(),
+            waiting: BTreeMap::new(),
+            open,
+            over: over.into(),
+            counts,
+            z,
+        };
+        for point in unjudged {
+            chronicle.add(point);
+        }
+        chronicle
+    }
+
+    /// Place of the last save that was judged.
+    #[must_use]
+    pub fn judged(&self) -> Option<Place> {
+        self.points.back().map(|point| point.place)
+    }
+
     /// Takes a measured save. Of one place, the last counts; a save before the last one judged comes
     /// too late for a judgement.
     pub fn add(&mut self, point: Point) {

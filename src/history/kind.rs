@@ -93,6 +93,12 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// The severity of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::Info, Self::Warning, Self::Critical].into_iter().find(|s| s.as_str() == name)
+    }
+
     /// Its name in logs, the API and the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -11,6 +11,7 @@ mod compare;
 mod degenerate;
 mod exposition;
 mod golden_linalg;
+mod history;
 mod kept;
 mod namings;
 mod physics;

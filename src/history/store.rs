@@ -1,0 +1,499 @@
+//! What is known of all runs, in SQLite: it outlives restarts, and people may read it.
+
+mod load;
+mod rows;
+mod words;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, params};
+
+use super::kind::Anomaly;
+use super::point::Place;
+use crate::checkpoint::TrainerState;
+use crate::diagnostics::Report;
+pub use load::{StoredRun, StoredSave};
+
+/// The database below the state directory.
+pub const FILE: &str = "history.sqlite";
+
+/// Version of the schema, in `PRAGMA user_version`.
+const VERSION: i64 = 1;
+
+/// From the schema of a version to that of the next one; the first makes it.
+const MIGRATIONS: [&str; 1] = [include_str!("store/schema.sql")];
+
+/// Damaged databases that are kept.
+const MAX_ASIDE: u32 = 10;
+
+/// How long a reader, `sqlite3` in a terminal, may hold up a write.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite says no.
+    #[error("history: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// Written by a later version of this program.
+    #[error("{}: version {found} of the schema, expected at most {VERSION}", path.display())]
+    Newer {
+        /// Database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// A damaged database cannot be moved aside.
+    #[error("{}: damaged, and cannot be moved aside", path.display())]
+    Aside {
+        /// Database.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+}
+
+/// Which content of which save.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SaveKey {
+    /// Absolute path.
+    pub path: String,
+    /// Last change of its files.
+    pub modified_ns: i64,
+    /// Their sizes together.
+    pub size_bytes: u64,
+}
+
+/// The order of saves as the daemon sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredAge {
+    /// Segment by the names of the saves.
+    pub segment: u32,
+    /// Step from the name.
+    pub step: Option<u64>,
+    /// Order of first sight.
+    pub sequence: u64,
+}
+
+/// What came of a save.
+#[derive(Debug, Clone)]
+pub enum SaveOutcome {
+    /// It was measured.
+    Measured {
+        /// The measurements.
+        report: Arc<Report>,
+        /// The trainer's record.
+        trainer: TrainerState,
+        /// Pair → mean gram correlation.
+        alignment: BTreeMap<&'static str, f64>,
+        /// Layer and pair → ln of the conserved gap.
+        ln_gap: BTreeMap<(Option<usize>, &'static str), f64>,
+    },
+    /// It cannot be, and will not change by waiting.
+    Failed {
+        /// Why, as a counter has it.
+        reason: &'static str,
+        /// The same in words.
+        error: String,
+    },
+}
+
+/// One save and all that changed with it. It is written whole or not at all.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Absolute path of the run.
+    pub run_path: String,
+    /// Its name.
+    pub run_name: String,
+    /// The save.
+    pub key: SaveKey,
+    /// When it was complete by its own files, Unix seconds.
+    pub saved_at: Option<f64>,
+    /// When it was analysed.
+    pub analyzed_at: f64,
+    /// Wall time of the analysis, seconds.
+    pub seconds: f64,
+    /// Where it stands in the judgement.
+    pub place: Place,
+    /// Where it stands in the daemon's order.
+    pub age: StoredAge,
+    /// Its step.
+    pub step: Option<u64>,
+    /// What came of it.
+    pub outcome: SaveOutcome,
+    /// Place of the last save that was judged.
+    pub judged: Option<Place>,
+    /// Anomalies that began or ended, in their order.
+    pub anomalies: Vec<Anomaly>,
+    /// Name and label → value, of the run.
+    pub run_counters: BTreeMap<(String, String), f64>,
+    /// The same of the daemon.
+    pub daemon_counters: BTreeMap<(String, String), f64>,
+}
+
+/// What was there when the store was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing.
+    New,
+    /// The history of before.
+    Existing,
+    /// A damaged database, which now stands there under another name.
+    MovedAside(PathBuf),
+}
+
+/// The database. One writer; readers are welcome.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+}
+
+impl Store {
+    /// Opens or makes the database in a directory that is ours alone. A damaged one is moved aside.
+    ///
+    /// # Errors
+    /// When it can be neither used nor made, or was written by a later version.
+    pub fn open(dir: &Path) -> Result<(Self, Opened), StoreError> {
+        let path = dir.join(FILE);
+        let existed = path.exists();
+        match Self::open_sound(&path) {
+            Ok(store) => {
+                let opened = if existed { Opened::Existing } else { Opened::New };
+                Ok((store, opened))
+            }
+            Err(StoreError::Sqlite(error)) if existed && is_damage(&error) => {
+                let aside = move_aside(&path)
+                    .map_err(|source| StoreError::Aside { path: path.clone(), source })?;
+                Ok((Self::open_sound(&path)?, Opened::MovedAside(aside)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_sound(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if found > VERSION {
+            return Err(StoreError::Newer { path: path.to_owned(), found });
+        }
+        if found == 0 {
+            // Gives pages back to the disk when rows are deleted; to be said before anything else.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // After a power failure the last transactions may be missing, never half of one.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        // Of a database that was cut off or overwritten the header alone may be sound.
+        let sound: String =
+            connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+        if sound != "ok" {
+            return Err(damage(&sound));
+        }
+        let done = usize::try_from(found).unwrap_or(0);
+        let transaction = connection.transaction()?;
+        for migration in MIGRATIONS.iter().skip(done) {
+            transaction.execute_batch(migration)?;
+        }
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
+        Ok(Self { connection })
+    }
+
+    /// Writes a save. One that is recorded already, with this very content, is not written again.
+    ///
+    /// # Errors
+    /// As SQLite has them; then nothing of the record is written.
+    pub fn record(&mut self, record: &Record) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction()?;
+        let run = run_id(&transaction, record)?;
+        if let Some(save) = insert_save(&transaction, run, record)?
+            && let SaveOutcome::Measured { report, alignment, ln_gap, .. } = &record.outcome
+        {
+            rows::insert(&transaction, save, report)?;
+            summaries(&transaction, save, alignment, ln_gap)?;
+            forget_skipped(&transaction, run)?;
+        }
+        for anomaly in &record.anomalies {
+            put_anomaly(&transaction, run, anomaly)?;
+        }
+        counters(&transaction, run, &record.run_counters)?;
+        counters(&transaction, 0, &record.daemon_counters)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Gives up the details of the oldest saves until the database takes at most `limit` bytes. The
+    /// newest `HORIZON` saves of each run keep theirs. Returns how many saves lost them.
+    ///
+    /// # Errors
+    /// As SQLite has them.
+    pub fn shrink_to(&mut self, limit: u64) -> Result<usize, StoreError> {
+        let mut n_shrunk = 0;
+        while self.n_bytes()? > limit {
+            let n = self.drop_details()?;
+            if n == 0 {
+                break;
+            }
+            n_shrunk += n;
+            // Each step gives back one page.
+            let mut vacuum = self.connection.prepare("PRAGMA incremental_vacuum")?;
+            let mut pages = vacuum.query([])?;
+            while pages.next()?.is_some() {}
+        }
+        Ok(n_shrunk)
+    }
+
+    /// Bytes of the database, without its log.
+    fn n_bytes(&self) -> Result<u64, StoreError> {
+        let get = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        let (pages, free, size) = (get("page_count")?, get("freelist_count")?, get("page_size")?);
+        Ok(u64::try_from(pages.saturating_sub(free).saturating_mul(size)).unwrap_or(0))
+    }
+
+    /// Of a few saves; how many.
+    fn drop_details(&mut self) -> Result<usize, StoreError> {
+        let horizon = i64::try_from(super::judge::HORIZON).unwrap_or(i64::MAX);
+        let transaction = self.connection.transaction()?;
+        let oldest: Vec<i64> = transaction
+            .prepare(
+                "SELECT id FROM (SELECT id, analyzed_at, row_number() OVER \
+                 (PARTITION BY run ORDER BY segment DESC, place DESC) AS age FROM saves \
+                 WHERE has_details) WHERE age > ?1 ORDER BY analyzed_at LIMIT 16",
+            )?
+            .query_map([horizon], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for save in &oldest {
+            for table in ["matrices", "rotations", "pairs", "overlaps", "heads", "classifiers", "skipped"] {
+                transaction.execute(&format!("DELETE FROM {table} WHERE save = ?1"), [save])?;
+            }
+            transaction.execute("UPDATE saves SET has_details = 0 WHERE id = ?1", [save])?;
+        }
+        transaction.commit()?;
+        Ok(oldest.len())
+    }
+}
+
+fn damage(text: &str) -> StoreError {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(code, Some(text.to_owned())).into()
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+    // A schema of another program's database makes the migration fail, which is `Unknown`.
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown))
+}
+
+/// The database and its log under a name that is free; the log of another database would be
+/// replayed into the new one.
+fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
+    let free = |n: u32| path.with_extension(format!("sqlite.corrupt-{n}"));
+    let aside = (1..MAX_ASIDE).map(free).find(|path| !path.exists());
+    // Of that many, the last makes room.
+    let aside = aside.unwrap_or_else(|| free(MAX_ASIDE));
+    std::fs::rename(path, &aside)?;
+    for end in ["-wal", "-shm"] {
+        let with_end = |path: &Path| PathBuf::from(format!("{}{end}", path.display()));
+        match std::fs::rename(with_end(path), with_end(&aside)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(aside)
+}
+
+fn run_id(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<i64> {
+    let architecture = match &record.outcome {
+        SaveOutcome::Measured { report, .. } => Some(&report.architecture),
+        SaveOutcome::Failed { .. } => None,
+    };
+    transaction.query_row(
+        "INSERT INTO runs (path, name, architecture, judged_segment, judged_step) \
+         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (path) DO UPDATE SET name = excluded.name, \
+         architecture = coalesce(excluded.architecture, architecture), \
+         judged_segment = excluded.judged_segment, judged_step = excluded.judged_step RETURNING id",
+        params![
+            record.run_path,
+            record.run_name,
+            architecture,
+            record.judged.map(|p| p.segment),
+            record.judged.map(|p| signed(p.step)),
+        ],
+        |row| row.get(0),
+    )
+}
+
+/// `None` where it is there already.
+fn insert_save(
+    transaction: &Transaction<'_>,
+    run: i64,
+    record: &Record,
+) -> rusqlite::Result<Option<i64>> {
+    let Record { key, place, age, .. } = record;
+    let (state, error) = match &record.outcome {
+        SaveOutcome::Measured { .. } => ("analyzed", None),
+        SaveOutcome::Failed { reason, error } => (*reason, Some(error)),
+    };
+    let n = transaction.execute(
+        "INSERT OR IGNORE INTO saves (run, path, modified_ns, size_bytes, saved_at, analyzed_at, \
+         analysis_seconds, segment, place, age_segment, age_step, sequence, step, state, error, \
+         has_details) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+        params![
+            run,
+            key.path,
+            key.modified_ns,
+            signed(key.size_bytes),
+            record.saved_at,
+            record.analyzed_at,
+            record.seconds,
+            place.segment,
+            signed(place.step),
+            age.segment,
+            age.step.map(signed),
+            signed(age.sequence),
+            record.step.map(signed),
+            state,
+            error,
+            error.is_none(),
+        ],
+    )?;
+    if n == 0 {
+        return Ok(None);
+    }
+    let save = transaction.last_insert_rowid();
+    if let SaveOutcome::Measured { report, trainer, .. } = &record.outcome {
+        transaction.execute(
+            "UPDATE saves SET checkpoint = ?2, format = ?3, architecture = ?4, parameters = ?5, \
+             nan = ?6, inf = ?7, train_loss = ?8, learning_rate = ?9, grad_norm = ?10, \
+             optimizer = ?11, weight_decay = ?12, momentum = ?13, global_step = ?14, \
+             max_steps = ?15 WHERE id = ?1",
+            params![
+                save,
+                report.checkpoint,
+                report.format,
+                report.architecture,
+                signed(report.parameters),
+                signed(report.nan),
+                signed(report.inf),
+                trainer.loss,
+                trainer.learning_rate,
+                trainer.grad_norm,
+                trainer.optimizer,
+                trainer.weight_decay,
+                trainer.momentum,
+                trainer.global_step.map(signed),
+                trainer.max_steps.map(signed),
+            ],
+        )?;
+    }
+    Ok(Some(save))
+}
+
+fn summaries(
+    transaction: &Transaction<'_>,
+    save: i64,
+    alignment: &BTreeMap<&'static str, f64>,
+    ln_gap: &BTreeMap<(Option<usize>, &'static str), f64>,
+) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO summaries (save, metric, layer, pair, value) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for (pair, value) in alignment {
+        insert.execute(params![save, "alignment_mean", None::<i64>, pair, value])?;
+    }
+    for ((layer, pair), value) in ln_gap {
+        insert.execute(params![save, "ln_gap", layer.map(index), pair, value])?;
+    }
+    Ok(())
+}
+
+/// What was not measured is the same for every save of a run, most often, and long.
+fn forget_skipped(transaction: &Transaction<'_>, run: i64) -> rusqlite::Result<()> {
+    let newest = "SELECT id FROM saves WHERE run = ?1 ORDER BY segment DESC, place DESC LIMIT 1";
+    let newest: i64 = transaction.query_row(newest, [run], |row| row.get(0))?;
+    // Where an older save is measured late, its own rows are the ones to go.
+    transaction.execute(
+        "DELETE FROM skipped WHERE save <> ?1 AND save IN (SELECT id FROM saves WHERE run = ?2)",
+        [newest, run],
+    )?;
+    Ok(())
+}
+
+fn put_anomaly(transaction: &Transaction<'_>, run: i64, anomaly: &Anomaly) -> rusqlite::Result<()> {
+    let Anomaly { kind, subject, severity, .. } = anomaly;
+    let (layer, head) = (subject.layer.map(index), subject.head.map(index));
+    if anomaly.resolved_step.is_some() {
+        let n = transaction.execute(
+            "UPDATE anomalies SET resolved_step = ?1 WHERE run = ?2 AND kind = ?3 AND layer IS ?4 \
+             AND pair IS ?5 AND head IS ?6 AND name = ?7 AND segment = ?8 AND onset_step = ?9",
+            params![
+                anomaly.resolved_step.map(signed),
+                run,
+                kind.as_str(),
+                layer,
+                subject.pair.as_deref(),
+                head,
+                &*subject.name,
+                anomaly.segment,
+                signed(anomaly.onset_step),
+            ],
+        )?;
+        if n > 0 {
+            return Ok(());
+        }
+    }
+    transaction.execute(
+        "INSERT INTO anomalies (run, kind, severity, layer, pair, head, name, segment, onset_step, \
+         before, after, z, last_good_step, resolved_step) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        params![
+            run,
+            kind.as_str(),
+            severity.as_str(),
+            layer,
+            subject.pair.as_deref(),
+            head,
+            &*subject.name,
+            anomaly.segment,
+            signed(anomaly.onset_step),
+            anomaly.before,
+            anomaly.after,
+            anomaly.z,
+            anomaly.last_good_step.map(signed),
+            anomaly.resolved_step.map(signed),
+        ],
+    )?;
+    Ok(())
+}
+
+fn counters(
+    transaction: &Transaction<'_>,
+    run: i64,
+    values: &BTreeMap<(String, String), f64>,
+) -> rusqlite::Result<()> {
+    let mut put = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO counters (run, name, label, value) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    for ((name, label), value) in values {
+        put.execute(params![run, name, label, value])?;
+    }
+    Ok(())
+}
+
+/// SQLite's integers have a sign; nothing here comes near 2^63.
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn index(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+

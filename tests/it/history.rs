@@ -1,0 +1,244 @@
+//! The store: what is written comes back, once, whatever happened to the file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use weightvane::checkpoint::TrainerState;
+use weightvane::diagnostics::Report;
+use weightvane::history::{
+    Anomaly, FILE, Kind, Opened, Place, Point, Record, SaveKey, SaveOutcome, Severity, Store,
+    StoreError, StoredAge, StoredRun, Subject,
+};
+
+use crate::support::{measure, tests_dir};
+
+fn counters(entries: &[(&str, &str, f64)]) -> BTreeMap<(String, String), f64> {
+    let entry = |(name, label, value): &(&str, &str, f64)| {
+        (((*name).to_owned(), (*label).to_owned()), *value)
+    };
+    entries.iter().map(entry).collect()
+}
+
+fn record(step: u64, report: Report) -> Record {
+    let alignment = BTreeMap::from([("v_o", 1.0 / 3.0), ("chain", -0.1)]);
+    let ln_gap = BTreeMap::from([((Some(1), "v_o"), 0.7), ((None, "chain"), -2.5)]);
+    let trainer = TrainerState {
+        global_step: Some(step),
+        max_steps: Some(9000),
+        optimizer: Some("sgd".into()),
+        weight_decay: Some(1e-3),
+        momentum: Some(0.9),
+        loss: Some(0.1 + 0.2),
+        learning_rate: Some(0.1),
+        grad_norm: None,
+    };
+    Record {
+        run_path: "/runs/a".into(),
+        run_name: "a".into(),
+        key: SaveKey {
+            path: format!("/runs/a/checkpoint-{step}"),
+            modified_ns: 1_772_283_959_123_456_789,
+            size_bytes: 1 << 40,
+        },
+        saved_at: Some(1_772_283_959.123),
+        analyzed_at: 1_772_283_960.0,
+        seconds: 0.5,
+        place: Place { segment: 1, step },
+        age: StoredAge { segment: 1, step: Some(step), sequence: step + 7 },
+        step: Some(step),
+        outcome: SaveOutcome::Measured { report: Arc::new(report), trainer, alignment, ln_gap },
+        judged: Some(Place { segment: 1, step }),
+        anomalies: Vec::new(),
+        run_counters: counters(&[("analyzed", "", 1.0), ("skipped", "outrun", 2.0)]),
+        daemon_counters: counters(&[("read_bytes", "", 1e12)]),
+    }
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir).unwrap().0
+}
+
+fn only_run(store: &Store) -> StoredRun {
+    let mut runs = store.runs().unwrap();
+    assert_eq!(runs.len(), 1);
+    runs.remove(0)
+}
+
+/// Everything of a report; its JSON leaves some fields out.
+fn all(report: &Report) -> String {
+    let law_gaps: Vec<_> = report.pairs.iter().map(|p| p.law_gap).collect();
+    format!("{report:?} {law_gaps:?} {} {}", report.nan, report.inf)
+}
+
+#[test]
+fn reports_come_back_to_the_bit() {
+    for fixture in ["it/golden/layouts/gpt2", "it/golden/layouts/llama_gqa", "it/golden/nc.safetensors"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut report = measure(&tests_dir(fixture), &[1, 4]);
+        report.step = Some(500);
+        (report.nan, report.inf) = (3, 4);
+        let record = record(500, report.clone());
+        open(dir.path()).record(&record).unwrap();
+        let run = only_run(&open(dir.path()));
+        let (at, found, trainer) = run.newest.unwrap();
+        assert_eq!(all(&found), all(&report), "{fixture}");
+        let SaveOutcome::Measured { trainer: wanted, alignment, ln_gap, .. } = &record.outcome else {
+            unreachable!()
+        };
+        assert_eq!(&trainer, wanted);
+        let save = &run.saves[at];
+        assert_eq!((&save.alignment, &save.ln_gap), (alignment, ln_gap));
+        assert_eq!((&save.key, save.place, save.age), (&record.key, record.place, record.age));
+        assert_eq!((save.saved_at, save.step, save.seconds), (record.saved_at, Some(500), 0.5));
+        assert_eq!(run.counters, record.run_counters);
+        assert_eq!(open(dir.path()).daemon_counters().unwrap(), record.daemon_counters);
+        assert_eq!(run.judged, [Point::new(record.place, &report, wanted)], "as it was judged");
+        assert!(run.unjudged.is_empty());
+    }
+}
+
+fn small(step: u64) -> Record {
+    record(step, measure(&tests_dir("it/golden/series/healthy/checkpoint-0"), &[1]))
+}
+
+#[test]
+fn a_save_is_recorded_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    for step in [100, 200, 200, 100] {
+        store.record(&small(step)).unwrap();
+    }
+    let mut rewritten = small(200);
+    rewritten.key.modified_ns += 1;
+    store.record(&rewritten).unwrap();
+    let run = only_run(&store);
+    assert_eq!(run.saves.iter().map(|s| s.place.step).collect::<Vec<_>>(), [100, 200, 200]);
+    let failed = SaveOutcome::Failed { reason: "malformed", error: "not a header".into() };
+    store.record(&Record { outcome: failed, ..small(300) }).unwrap();
+    let run = only_run(&store);
+    assert_eq!(run.saves.last().unwrap().error.as_deref(), Some("not a header"));
+    assert_eq!(run.newest.unwrap().0, 2, "the newest that was measured");
+}
+
+#[test]
+fn anomalies_end_where_they_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let subject = Subject {
+        layer: Some(3),
+        pair: Some("v_o".into()),
+        head: Some(0),
+        name: "w -> r".into(),
+    };
+    let began = |kind, subject: Subject| Anomaly {
+        kind,
+        subject: Arc::new(subject),
+        severity: Severity::Critical,
+        onset_step: 100,
+        segment: 1,
+        before: Some(0.1),
+        after: Some(-0.2),
+        z: None,
+        last_good_step: Some(50),
+        resolved_step: None,
+    };
+    let spike = began(Kind::CommutatorSpike, subject);
+    let frozen = began(Kind::Frozen, Subject::whole());
+    let anomalies = vec![spike.clone(), frozen.clone()];
+    store.record(&Record { anomalies, ..small(100) }).unwrap();
+    assert_eq!(only_run(&store).open, [spike.clone(), frozen.clone()]);
+    let over = Anomaly { resolved_step: Some(300), ..spike };
+    store.record(&Record { anomalies: vec![over.clone()], ..small(300) }).unwrap();
+    let run = only_run(&open(dir.path()));
+    assert_eq!((run.open, run.over), (vec![frozen], vec![over]));
+}
+
+#[test]
+fn what_was_not_judged_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let judged = Some(Place { segment: 1, step: 200 });
+    for step in [900, 100, 200] {
+        store.record(&Record { judged, ..small(step) }).unwrap();
+    }
+    let run = only_run(&store);
+    let steps = |points: &[Point]| points.iter().map(|p| p.place.step).collect::<Vec<_>>();
+    assert_eq!((steps(&run.judged), steps(&run.unjudged)), (vec![100, 200], vec![900]));
+}
+
+#[test]
+fn a_damaged_database_is_moved_aside_and_made_anew() {
+    let sound = tempfile::tempdir().unwrap();
+    let mut store = open(sound.path());
+    let report = measure(&tests_dir("it/golden/layouts/gpt2"), &[1, 4]);
+    (0..30).for_each(|step| store.record(&record(step, report.clone())).unwrap());
+    drop(store);
+    let bytes = fs::read(sound.path().join(FILE)).unwrap();
+    assert!(bytes.len() > 40 * 4096, "pages enough");
+    let mut n_aside = 0;
+    let mut damage = |bytes: &[u8], what: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        fs::write(&path, bytes).unwrap();
+        let (mut store, opened) = Store::open(dir.path()).unwrap();
+        if let Opened::MovedAside(aside) = opened {
+            assert_eq!(fs::read(aside).unwrap(), bytes, "{what}");
+            assert!(store.runs().unwrap().is_empty());
+            n_aside += 1;
+        }
+        // Whatever was there: it takes records and is sound.
+        store.record(&small(5000)).unwrap();
+        assert!(store.runs().unwrap().iter().any(|run| run.newest.is_some()), "{what}");
+        drop(store);
+        assert_eq!(Store::open(dir.path()).unwrap().1, Opened::Existing, "{what}");
+    };
+    for cut in [1, 100, 512, 4096, 10_000, bytes.len() / 2, bytes.len() - 4096] {
+        damage(&bytes[..cut], &format!("cut at {cut}"));
+    }
+    for page in 0..20 {
+        let mut torn = bytes.clone();
+        torn[page * 2 * 4096..][..4096].fill(0xff);
+        damage(&torn, &format!("page {page}"));
+    }
+    damage(b"not a database at all, though longer than its header, which is of 100 bytes, and then some more of it", "text");
+    damage(b"", "empty");
+    assert!(n_aside >= 20, "{n_aside}");
+}
+
+#[test]
+fn a_database_of_a_later_version_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let path = dir.path().join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    // `user_version` stands at offset 60.
+    bytes[60..64].copy_from_slice(&99u32.to_be_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn of_old_saves_the_details_go_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let report = measure(&tests_dir("it/golden/layouts/gpt2"), &[1, 4]);
+    (0..120).for_each(|step| store.record(&record(step, report.clone())).unwrap());
+    drop(store);
+    let before = fs::metadata(dir.path().join(FILE)).unwrap().len();
+    let mut store = open(dir.path());
+    assert_eq!(store.shrink_to(u64::MAX).unwrap(), 0);
+    let n = store.shrink_to(0).unwrap();
+    assert_eq!(n, 80, "all but the last forty");
+    assert_eq!(store.shrink_to(0).unwrap(), 0);
+    let run = only_run(&store);
+    assert_eq!(run.saves.len(), 120, "each is still known");
+    assert!(run.saves.iter().all(|save| !save.alignment.is_empty()));
+    assert!(run.judged.len() == 40 && run.judged.iter().all(|p| !p.pairs.is_empty()));
+    drop(store);
+    let after = fs::metadata(dir.path().join(FILE)).unwrap().len();
+    assert!(after * 2 < before, "{before} bytes to {after}");
+}
