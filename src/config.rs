@@ -115,6 +115,8 @@ pub struct Settings {
     pub memory_limit: u64,
     /// Bytes of the state directory used for the starts of the next saves' searches.
     pub warm_limit: u64,
+    /// Bytes of the state directory used for the history.
+    pub history_limit: u64,
     /// Sides up to this are decomposed exactly.
     pub exact_limit: usize,
     /// Subspace dimensions k.
@@ -154,6 +156,7 @@ struct Wire {
     io_limit: Option<String>,
     memory_limit: Option<String>,
     warm_limit: Option<String>,
+    history_limit: Option<String>,
     exact_limit: Option<usize>,
     k: Option<Vec<usize>>,
     rotation_k: Option<Vec<usize>>,
@@ -183,6 +186,7 @@ impl Default for Settings {
             io_limit: None,
             memory_limit: 1 << 30,
             warm_limit: 1 << 30,
+            history_limit: 2 << 30,
             exact_limit: EXACT_LIMIT,
             k: vec![1, 2, 4, 8, 16, 32, 64],
             rotation_k: vec![8],

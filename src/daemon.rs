@@ -4,17 +4,21 @@
 //! thread of its own, so has each worker, and HTTP (the only async code) has one. A scrape reads
 //! bytes that were rendered when something last changed.
 
+mod counters;
 pub mod demo;
 pub mod http;
 mod job;
 mod names;
+mod news;
 mod pace;
 pub mod page;
 mod priority;
 mod queue;
+mod recorder;
 mod root;
 mod runs;
 mod scheduler;
+mod settings;
 mod state;
 pub mod textfile;
 mod trend;
@@ -34,6 +38,7 @@ use crate::diagnostics::Report;
 use crate::model::Rule;
 use http::{Limits, Served};
 use job::{Done, Keep, Tools};
+use recorder::{Recorder, Restored};
 use root::{Root, Scanned};
 use scheduler::{Parts, Scheduler, Worker};
 pub use state::{StateDir, StateError};
@@ -89,6 +94,7 @@ pub enum Request {
 enum Event {
     Scanned(Box<Scanned>),
     Done(usize, Box<Done>),
+    Restored(Box<Restored>),
     Request(Request),
 }
 
@@ -162,8 +168,12 @@ impl Daemon {
         let tools = Tools::new(setup.state.as_ref().map(|state| Warm::open(state.path())));
         let worker = start_worker(0, setup.settings.priority, tools, sender.clone());
         let workers = vec![worker.map_err(start_error("worker"))?];
+        let limit = setup.settings.history_limit;
+        let recorder = setup.state.as_ref();
+        let recorder = recorder.map(|dir| Recorder::start(dir.path(), limit, sender.clone()));
+        let recorder = recorder.transpose().map_err(start_error("recorder"))?;
         let scheduler = Scheduler::new(
-            Parts { roots, workers, server, served, stop },
+            Parts { roots, workers, server, served, stop, recorder },
             setup.settings,
             setup.rules,
             setup.state,

@@ -15,7 +15,7 @@ mod track;
 pub use chronicle::{Chronicle, News};
 pub use judge::{HORIZON, Judged, MAX_OPEN, judge};
 pub use kind::{Anomaly, Jump, Kind, Rules, Severity, Subject};
+pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point};
 pub use store::{
     FILE, Opened, Record, SaveKey, SaveOutcome, Store, StoreError, StoredAge, StoredRun, StoredSave,
 };
-pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point};

@@ -87,6 +87,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
     let sizes = (16 << 20..=1 << 40, "expected a size of 16MiB to 1TiB such as 1GiB");
     let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
     let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
+    let history_limit = at.size("history_limit", wire.history_limit.as_deref(), &sizes)?;
     let rates = (1 << 20..=1 << 40, "expected bytes a second, 1MiB to 1TiB such as 200MiB");
     let io_limit = at.size("io_limit", wire.io_limit.as_deref(), &rates)?;
     let duration =
@@ -124,6 +125,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         io_limit,
         memory_limit: memory_limit.unwrap_or(default.memory_limit),
         warm_limit: warm_limit.unwrap_or(default.warm_limit),
+        history_limit: history_limit.unwrap_or(default.history_limit),
         exact_limit: at.count("exact_limit", wire.exact_limit, default.exact_limit, 16..=16_384)?,
         k: at.ks("k", wire.k, default.k)?,
         rotation_k: at.ks("rotation_k", wire.rotation_k, default.rotation_k)?,

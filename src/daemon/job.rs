@@ -62,7 +62,7 @@ pub(super) struct Done {
 /// A measured save.
 #[derive(Debug)]
 pub(super) struct Analyzed {
-    pub(super) report: Report,
+    pub(super) report: Arc<Report>,
     pub(super) baseline: Arc<Baseline>,
     pub(super) trainer: TrainerState,
     /// Step from the name, the trainer's record or the file.
@@ -189,7 +189,7 @@ fn analyze(job: &Job, warm: Option<&Warm>, observer: &Watched<'_>) -> Result<Ana
     let outcome =
         diagnostics::analyze(&manifest, &graph, &buffers, &job.options, previous, observer)?;
     Ok(Analyzed {
-        report: outcome.report,
+        report: Arc::new(outcome.report),
         baseline: Arc::new(outcome.baseline),
         step: manifest.step,
         trainer: manifest.trainer.unwrap_or_default(),

@@ -2,6 +2,7 @@
 //! argument.
 
 mod kept;
+mod stored;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -11,14 +12,17 @@ use std::time::Duration;
 use super::error_text;
 use super::job::{Analyzed, Done, JobError};
 use super::queue::{Age, Queued};
-use super::trend::Trend;
+use super::trend::{Summary, Trend};
 use crate::checkpoint::{OpenError, ReadError, TrainerState};
 use crate::diagnostics::{Baseline, Report};
-use crate::history::{Chronicle, News, Place, Point, Rules};
+use crate::history::{Chronicle, News, Place, Point, Rules, SaveKey, SaveOutcome};
 use crate::metrics::{RunFacts, RunState, reason};
 use crate::watch::{GiveBack, PendingSave, PendingState, SettledSave};
+pub(super) use kept::absolute;
 pub(super) use kept::give_up_kept;
 use kept::{Seen, modified_ns};
+pub(super) use stored::Draft;
+use stored::Known;
 
 /// Times a save is given back before it counts as a failure; with the waits between them about half
 /// a minute.
@@ -29,6 +33,15 @@ const INTERVALS: usize = 20;
 const MAX_SAVES: usize = 10_000;
 /// Given-back saves remembered a run.
 const MAX_RETURNED: usize = 1000;
+
+/// What a finished job comes to.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Whether the save is to be given back, and why.
+    pub(super) give_back: Option<GiveBack>,
+    /// What is to be recorded of it.
+    pub(super) outcome: Option<SaveOutcome>,
+}
 
 /// How long runs stay.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +82,14 @@ pub(super) struct Run {
     trend: Trend,
     /// Its last saves and what is unusual about them; shared with what is served.
     chronicle: Arc<Chronicle>,
+    /// Saves recorded before the start that were not seen since.
+    known: HashMap<SaveKey, Known>,
+    /// Sequences of this start follow those recorded.
+    first_sequence: u64,
+    /// The last place recorded before the start.
+    last_place: Place,
+    /// Size of the newest measured save.
+    last_size: Option<u64>,
     /// Times that a save rewritten in place fell back to an earlier step.
     fallbacks: u32,
     state: RunState,
@@ -78,7 +99,7 @@ pub(super) struct Run {
     /// Saves at a worker now.
     running: usize,
     discovered: u64,
-    n_analyzed: u64,
+    pub(super) n_analyzed: u64,
     skipped: BTreeMap<String, u64>,
     failures: BTreeMap<String, u64>,
     readable: Option<bool>,
@@ -117,6 +138,10 @@ impl Run {
             baseline: None,
             trend: Trend::default(),
             chronicle: Arc::default(),
+            known: HashMap::new(),
+            first_sequence: 0,
+            last_place: Place::default(),
+            last_size: None,
             fallbacks: 0,
             state: RunState::Waiting,
             waiting: None,
@@ -144,7 +169,8 @@ impl Run {
             self.resumed_at = Some(step);
             self.trend.resume_at(step);
         }
-        let age = Age { segment: self.segment, step: save.step, sequence: save.sequence };
+        let sequence = self.first_sequence + save.sequence;
+        let age = Age { segment: self.segment, step: save.step, sequence };
         self.saves.retain(|_, seen| seen.path != save.path);
         let seen = Seen { path: save.path.clone(), modified_ns: modified_ns(&save) };
         self.saves.insert(age, seen);
@@ -196,8 +222,8 @@ impl Run {
         bump(&mut self.skipped, reason::OUTRUN);
     }
 
-    /// Takes in a finished job; says whether the save is to be given back, and why.
-    pub(super) fn done(&mut self, done: Done, now: Duration) -> Option<GiveBack> {
+    /// Takes in a finished job.
+    pub(super) fn done(&mut self, done: Done, now: Duration) -> Taken {
         // Work on a run is news: it is not forgotten while a long backlog is measured.
         self.last_work = now;
         let Done { queued, result, wall, .. } = done;
@@ -205,20 +231,20 @@ impl Run {
         match result {
             Ok(analyzed) => {
                 self.last_wall = Some(wall);
-                self.measured(&queued, analyzed);
-                None
+                let outcome = Some(self.measured(&queued, analyzed));
+                Taken { give_back: None, outcome }
             }
             Err(error) => self.failed(&queued, &error),
         }
     }
 
-    fn measured(&mut self, queued: &Queued, analyzed: Analyzed) {
+    fn measured(&mut self, queued: &Queued, analyzed: Analyzed) -> SaveOutcome {
         let Queued { age, save } = queued;
         self.n_analyzed += 1;
         self.returned.remove(&save.path);
         let Analyzed { report, baseline, trainer, step, .. } = analyzed;
         // A save rewritten in place without a step of its own is counted.
-        let at = step.unwrap_or(save.sequence);
+        let at = step.unwrap_or(age.sequence);
         // A restart in the same place falls back as well; the step stands inside the save.
         if save.in_place && step.is_some() && step < self.analyzed_step {
             self.trend.resume_at(at);
@@ -226,9 +252,11 @@ impl Run {
         }
         let place = Place { segment: age.segment + self.fallbacks, step: at };
         Arc::make_mut(&mut self.chronicle).add(Point::new(place, &report, &trainer));
+        let summary = Summary::of(&report);
         if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
-            self.trend.add(at, &report, &trainer);
+            self.trend.add(at, summary.clone(), &trainer);
         }
+        let (measured, said) = (Arc::clone(&report), trainer.clone());
         if self.keeps(*age) {
             self.baseline = Some((*age, Some(baseline)));
         }
@@ -236,13 +264,15 @@ impl Run {
             self.analyzed = Some(*age);
             self.analyzed_time = save_time(save);
             self.analyzed_step = step;
-            self.report = Some(Arc::new(report));
+            self.report = Some(report);
             self.trainer = trainer;
             if self.is_newest(*age) {
                 self.state = RunState::Analyzed;
                 self.readable = Some(true);
             }
         }
+        let Summary { alignment, ln_gap } = summary;
+        SaveOutcome::Measured { report: measured, trainer: said, alignment, ln_gap }
     }
 
     /// Judges what was measured, as far as no earlier save waits in the queue.
@@ -253,23 +283,23 @@ impl Run {
         Arc::make_mut(&mut self.chronicle).advance(frontier, rules)
     }
 
-    fn failed(&mut self, queued: &Queued, error: &JobError) -> Option<GiveBack> {
+    fn failed(&mut self, queued: &Queued, error: &JobError) -> Taken {
         let newest = self.is_newest(queued.age);
         let save = &queued.save;
         let text = error_text(error);
         let (counter, back) = match error {
-            JobError::Cancelled => return None,
+            JobError::Cancelled => return Taken::default(),
             JobError::Open(OpenError::Missing { .. } | OpenError::Vanished { .. })
             | JobError::Read(ReadError::Vanished { .. }) => {
                 bump(&mut self.skipped, reason::VANISHED);
                 self.saves.retain(|_, seen| seen.path != save.path);
                 self.returned.remove(&save.path);
-                return None;
+                return Taken::default();
             }
             JobError::Open(OpenError::Changed { .. })
             | JobError::Read(ReadError::Changed { .. }) => {
                 bump(&mut self.skipped, reason::CHANGED);
-                return Some(GiveBack::Changed);
+                return Taken { give_back: Some(GiveBack::Changed), outcome: None };
             }
             JobError::Open(OpenError::Incomplete { .. }) => {
                 (reason::INCOMPLETE, Some(GiveBack::Incomplete))
@@ -295,14 +325,17 @@ impl Run {
         }
         if newest {
             self.state = match back {
-                Some(GiveBack::Incomplete) => RunState::Incomplete(text),
-                _ => RunState::Unreadable(text),
+                Some(GiveBack::Incomplete) => RunState::Incomplete(text.clone()),
+                _ => RunState::Unreadable(text.clone()),
             };
             if counts {
                 self.readable = Some(false);
             }
         }
-        back
+        // What waiting may change is asked again after a restart.
+        let outcome =
+            back.is_none().then_some(SaveOutcome::Failed { reason: counter, error: text });
+        Taken { give_back: back, outcome }
     }
 
     fn latest_save(&self) -> Option<&SettledSave> {
@@ -362,11 +395,12 @@ impl Run {
             state: self.shown_state(),
             latest_step: latest.and_then(|l| l.step).or(self.analyzed_step),
             analyzed_step: self.analyzed_step,
-            latest_timestamp_seconds: latest.and_then(save_time),
+            latest_timestamp_seconds: latest.map_or(self.analyzed_time, save_time),
             analyzed_timestamp_seconds: self.analyzed_time,
             save_interval_seconds: median_interval(&self.times),
             readable: self.readable,
-            size_bytes: latest.map(|l| l.files.iter().map(|f| f.size).sum()),
+            size_bytes: latest
+                .map_or(self.last_size, |l| Some(l.files.iter().map(|f| f.size).sum())),
             save_duration_seconds: latest.and_then(save_duration),
             discovered_total: self.discovered,
             analyzed_total: self.n_analyzed,

@@ -9,17 +9,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, error, info, warn};
 
+use super::counters::{daemon_counters, take_daemon_counters};
 use super::http::{Served, Server};
 use super::job::{Done, Job};
 use super::names::Names;
+use super::news::{declare, tell};
 use super::queue::Queue;
+use super::recorder::{Recorder, Restored};
 use super::root::{Root, Scanned};
-use super::runs::{Patience, Run, give_up_kept};
+use super::runs::{Draft, Patience, Run, absolute, give_up_kept};
+use super::settings::{fixed, options};
 use super::{Event, OnSave, Reload, Request, SaveNews, StateDir, error_text, textfile};
-use crate::checkpoint::TrainerState;
-use crate::config::{DeclaredOptimizer, Settings};
+use crate::config::Settings;
 use crate::diagnostics::Options;
-use crate::history::{Anomaly, News, Severity};
+use crate::history::StoredRun;
 use crate::metrics::{self, DaemonFacts, Snapshot};
 use crate::model::Rule;
 use crate::watch::SettledSave;
@@ -31,41 +34,6 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 const STATE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long names wait for a slow root at the start.
 const NAMING_PATIENCE: Duration = Duration::from_secs(10);
-
-/// The settings that a running daemon keeps: the others may differ after they are read again.
-fn fixed(settings: &Settings) -> Settings {
-    let defaults = Settings::default();
-    Settings {
-        textfile: None,
-        memory_limit: defaults.memory_limit,
-        warm_limit: defaults.warm_limit,
-        io_limit: defaults.io_limit,
-        exact_limit: defaults.exact_limit,
-        k: defaults.k,
-        rotation_k: defaults.rotation_k,
-        series_limit: defaults.series_limit,
-        idle_after: defaults.idle_after,
-        forget_after: defaults.forget_after,
-        architectures_dir: None,
-        anomalies: defaults.anomalies,
-        runs: Vec::new(),
-        ..settings.clone()
-    }
-}
-
-/// Sketches of one run are compared across restarts, so their seed is no accident of one start.
-const SKETCH_SEED: u64 = 0x73_6b_65_74_63_68;
-
-fn options(settings: &Settings) -> Arc<Options> {
-    Arc::new(Options {
-        k: settings.k.clone(),
-        rotation_k: settings.rotation_k.clone(),
-        memory_limit: settings.memory_limit,
-        exact_limit: settings.exact_limit,
-        threads: settings.threads,
-        seed: SKETCH_SEED,
-    })
-}
 
 /// What is kept of the runs' last saves may take this part of the memory limit.
 const KEPT_FRACTION: u64 = 2;
@@ -100,6 +68,11 @@ pub(super) struct Scheduler {
     served: Arc<Served>,
     server: Server,
     stop: Arc<AtomicBool>,
+    recorder: Option<Recorder>,
+    /// Whether what was recorded before the start is known; scans wait for it.
+    is_restored: bool,
+    /// Runs recorded before the start that were not found yet, by absolute path.
+    stored: BTreeMap<String, StoredRun>,
     state: Option<StateDir>,
     state_checked: Option<Instant>,
     reload: Option<Reload>,
@@ -122,6 +95,7 @@ pub(super) struct Parts {
     pub(super) server: Server,
     pub(super) served: Arc<Served>,
     pub(super) stop: Arc<AtomicBool>,
+    pub(super) recorder: Option<Recorder>,
 }
 
 impl Scheduler {
@@ -132,7 +106,7 @@ impl Scheduler {
         state: Option<StateDir>,
         (reload, on_save): (Option<Reload>, Option<OnSave>),
     ) -> Self {
-        let Parts { roots, workers, server, served, stop } = parts;
+        let Parts { roots, workers, server, served, stop, recorder } = parts;
         Self {
             started: Instant::now(),
             options: options(&settings),
@@ -157,6 +131,9 @@ impl Scheduler {
             served,
             server,
             stop,
+            is_restored: recorder.is_none(),
+            stored: BTreeMap::new(),
+            recorder,
             state,
             state_checked: None,
             reload,
@@ -184,6 +161,10 @@ impl Scheduler {
                 self.idle.push(worker);
                 self.done(*done);
             }
+            Event::Restored(restored) => {
+                self.restored(*restored);
+                self.take_held();
+            }
             Event::Request(Request::Reload) => self.reload(),
             Event::Request(Request::Stop) => {}
         }
@@ -195,6 +176,9 @@ impl Scheduler {
     /// for [`NAMING_PATIENCE`] only.
     fn take_held(&mut self) {
         let patient = self.now() < NAMING_PATIENCE;
+        if patient && !self.is_restored {
+            return;
+        }
         loop {
             let first_missing = self.scanned.iter().position(|s| !s).unwrap_or(usize::MAX);
             let ready = |s: &Scanned| !patient || s.root <= first_missing;
@@ -228,7 +212,16 @@ impl Scheduler {
                 let name = self.names.of(root, &root_path, &run, &path);
                 info!(run = name, ?path, "found a run");
                 self.n_runs += 1;
-                self.runs.insert(name.clone(), Run::new(self.n_runs, name, run, path, root, now));
+                let mut found = Run::new(self.n_runs, name.clone(), run, path, root, now);
+                if let Some(stored) = self.stored.remove(&absolute(&found.path)) {
+                    let settings = self.settings.of_run(&name);
+                    found.restore(
+                        stored,
+                        settings.map_or(&self.settings.anomalies, |s| &s.anomalies),
+                    );
+                    self.dropped_for.insert(name.clone(), found.n_analyzed);
+                }
+                self.runs.insert(name, found);
             }
         }
         for save in settled {
@@ -264,6 +257,10 @@ impl Scheduler {
         else {
             return;
         };
+        if run.knows(&save, now) {
+            debug!(run = run.name, path = ?save.path, "save was measured before");
+            return;
+        }
         debug!(run = run.name, path = ?save.path, "save is complete");
         let queued = run.settled(save, now);
         for _ in 0..self.queue.push(&run.name, queued) {
@@ -358,13 +355,33 @@ impl Scheduler {
         }
         let save = done.queued.save.clone();
         let root = run.root;
-        if let Some(why) = run.done(done, now) {
+        let draft = Draft::of(&done);
+        let taken = run.done(done, now);
+        if let Some(why) = taken.give_back {
             self.roots[root].give_back(&save, why);
         }
         let rules = settings.map_or(&self.settings.anomalies, |settings| &settings.anomalies);
         let news = run.judge(self.queue.oldest(&run.name), rules);
         tell(&run.name, &news);
+        let anomalies = [news.ended, news.began].concat();
+        let counters = daemon_counters(&self.facts);
+        let record = run.record(draft, taken.outcome, anomalies, unix_now(), counters);
+        if let (Some(record), Some(recorder)) = (record, &self.recorder)
+            && !recorder.record(record)
+        {
+            debug!(run = run.name, "save not recorded, the disk is too slow");
+        }
         give_up_kept(&mut self.runs, self.settings.memory_limit / KEPT_FRACTION);
+    }
+
+    /// Takes in what was recorded before the start; too late, it is of no use.
+    fn restored(&mut self, restored: Restored) {
+        if !self.is_restored && self.scanned.iter().all(|scanned| !scanned) {
+            let of_path = |run: StoredRun| (run.path.clone(), run);
+            self.stored = restored.runs.into_iter().map(of_path).collect();
+            take_daemon_counters(&mut self.facts, &restored.daemon_counters);
+        }
+        self.is_restored = true;
     }
 
     fn reload(&mut self) {
@@ -397,7 +414,8 @@ impl Scheduler {
     fn check_state(&mut self) {
         let due = self.state_checked.is_none_or(|at| at.elapsed() >= STATE_INTERVAL);
         if let (Some(state), true) = (&self.state, due) {
-            self.facts.state_store_ok = Some(state.is_writable());
+            let is_recorded = self.recorder.as_ref().is_none_or(Recorder::is_ok);
+            self.facts.state_store_ok = Some(state.is_writable() && is_recorded);
             self.state_checked = Some(Instant::now());
         }
     }
@@ -453,38 +471,11 @@ impl Scheduler {
                 Err(_) => break,
             }
         }
+        if let Some(recorder) = self.recorder {
+            recorder.finish(deadline);
+        }
         self.server.stop();
         info!("stopped");
-    }
-}
-
-/// What the job does not say of its optimiser, as the user declares it.
-fn declare(trainer: &mut TrainerState, declared: &DeclaredOptimizer) {
-    trainer.optimizer.get_or_insert_with(|| declared.name.clone());
-    trainer.learning_rate = trainer.learning_rate.or(declared.learning_rate);
-    trainer.weight_decay = trainer.weight_decay.or(declared.weight_decay);
-    trainer.momentum = trainer.momentum.or(declared.momentum);
-}
-
-/// One line in the log for each anomaly.
-fn tell(run: &str, news: &News) {
-    for anomaly in &news.ended {
-        let Anomaly { kind, subject, onset_step, resolved_step, .. } = anomaly;
-        let (kind, subject) = (kind.as_str(), subject.to_string());
-        info!(run, kind, subject, onset_step, resolved_step, "anomaly is over");
-    }
-    for anomaly in &news.began {
-        let Anomaly { kind, subject, onset_step, before, after, z, last_good_step, .. } = anomaly;
-        let (kind, subject) = (kind.as_str(), subject.to_string());
-        let severity = anomaly.severity.as_str();
-        if anomaly.severity == Severity::Info {
-            info!(run, kind, subject, onset_step, before, after, "anomaly");
-        } else {
-            warn!(
-                run,
-                severity, kind, subject, onset_step, before, after, z, last_good_step, "anomaly"
-            );
-        }
     }
 }
 

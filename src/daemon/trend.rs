@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::TrainerState;
 use crate::diagnostics::Report;
+use crate::history::Optimizer as OptimizerLaw;
 use crate::linalg::ridge_rate_ratio;
 use crate::metrics::{RidgeRate, pair_means};
 
@@ -36,6 +37,21 @@ struct Optimizer {
     rate: Option<f64>,
 }
 
+/// What of a report the trends are made of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Summary {
+    /// Pair → mean gram correlation.
+    pub(super) alignment: BTreeMap<&'static str, f64>,
+    /// (layer, pair) → ln of the conserved gap over all heads.
+    pub(super) ln_gap: BTreeMap<(Option<usize>, &'static str), f64>,
+}
+
+impl Summary {
+    pub(super) fn of(report: &Report) -> Self {
+        Self { alignment: pair_means(report), ln_gap: ln_gaps(report) }
+    }
+}
+
 /// The saves of one run by step.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trend {
@@ -52,12 +68,10 @@ pub(super) struct Improvement {
 
 impl Trend {
     /// Adds a save, or replaces the one of the same step.
-    pub(super) fn add(&mut self, step: u64, report: &Report, trainer: &TrainerState) {
-        let point = Point {
-            alignment: pair_means(report),
-            ln_gap: ln_gaps(report),
-            optimizer: Optimizer { rate: decay_rate(trainer) },
-        };
+    pub(super) fn add(&mut self, step: u64, summary: Summary, trainer: &TrainerState) {
+        let Summary { alignment, ln_gap } = summary;
+        let optimizer = Optimizer { rate: OptimizerLaw::of(trainer).decay_rate };
+        let point = Point { alignment, ln_gap, optimizer };
         self.points.insert(step, point);
         if self.points.len() > MAX_SAVES {
             self.points.pop_first();
@@ -128,15 +142,6 @@ impl Trend {
     }
 }
 
-/// ηλ/(1 − μ), the decay of W per step, where the trainer says that it is SGD.
-fn decay_rate(trainer: &TrainerState) -> Option<f64> {
-    let name = trainer.optimizer.as_deref()?;
-    let momentum = trainer.momentum.unwrap_or(0.0);
-    let rate = trainer.learning_rate? * trainer.weight_decay? / (1.0 - momentum);
-    (name == "sgd" && (0.0..1.0).contains(&momentum) && rate > 0.0 && rate.is_finite())
-        .then_some(rate)
-}
-
 /// The conserved gap of every pair with a law, over the heads of a layer (or over its groups, where
 /// heads share keys and values: the law holds for those).
 fn ln_gaps(report: &Report) -> BTreeMap<(Option<usize>, &'static str), f64> {
@@ -178,7 +183,7 @@ mod tests {
     }
 
     fn decaying(rate_factor: f64, trainer: &TrainerState) -> Trend {
-        let rate = decay_rate(trainer).unwrap_or(1e-4);
+        let rate = OptimizerLaw::of(trainer).decay_rate.unwrap_or(1e-4);
         let key = (Some(0), "chain");
         let points = (0..12_u32).map(|i| {
             let step = u64::from(i) * 100;
@@ -186,7 +191,7 @@ mod tests {
             let point = Point {
                 alignment: BTreeMap::new(),
                 ln_gap: BTreeMap::from([(key, ln_gap)]),
-                optimizer: Optimizer { rate: decay_rate(trainer) },
+                optimizer: Optimizer { rate: OptimizerLaw::of(trainer).decay_rate },
             };
             (step, point)
         });

@@ -11,7 +11,7 @@ use crate::diagnostics::{MatrixReport, PairReport, Report};
 const MIN_GAP_RATIO: f64 = 0.02;
 
 /// Where a save stands in its run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Times that training went back to an earlier step before it.
     pub segment: u32,

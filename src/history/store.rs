@@ -192,8 +192,7 @@ impl Store {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         // Of a database that was cut off or overwritten the header alone may be sound.
-        let sound: String =
-            connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+        let sound: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
         if sound != "ok" {
             return Err(damage(&sound));
         }
@@ -253,7 +252,8 @@ impl Store {
 
     /// Bytes of the database, without its log.
     fn n_bytes(&self) -> Result<u64, StoreError> {
-        let get = |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        let get =
+            |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         let (pages, free, size) = (get("page_count")?, get("freelist_count")?, get("page_size")?);
         Ok(u64::try_from(pages.saturating_sub(free).saturating_mul(size)).unwrap_or(0))
     }
@@ -271,7 +271,9 @@ impl Store {
             .query_map([horizon], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
         for save in &oldest {
-            for table in ["matrices", "rotations", "pairs", "overlaps", "heads", "classifiers", "skipped"] {
+            for table in
+                ["matrices", "rotations", "pairs", "overlaps", "heads", "classifiers", "skipped"]
+            {
                 transaction.execute(&format!("DELETE FROM {table} WHERE save = ?1"), [save])?;
             }
             transaction.execute("UPDATE saves SET has_details = 0 WHERE id = ?1", [save])?;
@@ -496,4 +498,3 @@ fn signed(n: u64) -> i64 {
 fn index(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
-

@@ -222,6 +222,29 @@ impl DurationHistogram {
         self.sum
     }
 
+    /// Its parts as counters, which may be kept: each bucket's own number, then count and sum.
+    #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+    #[must_use]
+    pub fn parts(&self) -> Vec<f64> {
+        let counts = self.counts.iter().map(|n| *n as f64);
+        counts.chain([self.count as f64, self.sum]).collect()
+    }
+
+    /// From its parts; `None` where these are not a histogram's.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts, written as such"
+    )]
+    #[must_use]
+    pub fn from_parts(parts: &[f64]) -> Option<Self> {
+        let sound = parts.iter().all(|x| x.is_finite() && *x >= 0.0);
+        let (counts, [count, sum]) = parts.split_last_chunk::<2>().filter(|_| sound)?;
+        let counts: [u64; Self::BOUNDS.len()] =
+            counts.iter().map(|n| *n as u64).collect::<Vec<_>>().try_into().ok()?;
+        Some(Self { counts, count: *count as u64, sum: *sum })
+    }
+
     /// Upper bounds with the number of durations not above them.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         Self::BOUNDS.into_iter().zip(self.counts).scan(0, |below, (bound, n)| {
@@ -247,5 +270,9 @@ mod tests {
         assert_eq!(buckets[9], (3000.0, 2));
         assert_eq!(durations.count(), 3);
         assert!((durations.sum() - 5000.3).abs() < 1e-9);
+        let parts = durations.parts();
+        assert_eq!(DurationHistogram::from_parts(&parts), Some(durations));
+        assert_eq!(DurationHistogram::from_parts(&parts[1..]), None);
+        assert_eq!(DurationHistogram::from_parts(&[]), None);
     }
 }

@@ -74,7 +74,9 @@ fn all(report: &Report) -> String {
 
 #[test]
 fn reports_come_back_to_the_bit() {
-    for fixture in ["it/golden/layouts/gpt2", "it/golden/layouts/llama_gqa", "it/golden/nc.safetensors"] {
+    for fixture in
+        ["it/golden/layouts/gpt2", "it/golden/layouts/llama_gqa", "it/golden/nc.safetensors"]
+    {
         let dir = tempfile::tempdir().unwrap();
         let mut report = measure(&tests_dir(fixture), &[1, 4]);
         report.step = Some(500);
@@ -84,7 +86,8 @@ fn reports_come_back_to_the_bit() {
         let run = only_run(&open(dir.path()));
         let (at, found, trainer) = run.newest.unwrap();
         assert_eq!(all(&found), all(&report), "{fixture}");
-        let SaveOutcome::Measured { trainer: wanted, alignment, ln_gap, .. } = &record.outcome else {
+        let SaveOutcome::Measured { trainer: wanted, alignment, ln_gap, .. } = &record.outcome
+        else {
             unreachable!()
         };
         assert_eq!(&trainer, wanted);
@@ -126,12 +129,8 @@ fn a_save_is_recorded_once() {
 fn anomalies_end_where_they_began() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
-    let subject = Subject {
-        layer: Some(3),
-        pair: Some("v_o".into()),
-        head: Some(0),
-        name: "w -> r".into(),
-    };
+    let subject =
+        Subject { layer: Some(3), pair: Some("v_o".into()), head: Some(0), name: "w -> r".into() };
     let began = |kind, subject: Subject| Anomaly {
         kind,
         subject: Arc::new(subject),

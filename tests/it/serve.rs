@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod demo;
 mod discovery;
+mod kills;
 mod lifecycle;
 mod process;
 mod removal;

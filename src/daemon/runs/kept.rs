@@ -62,11 +62,6 @@ impl Run {
     }
 
     fn origin(&self, save: &Path, step: Option<u64>, modified_ns: Option<i64>) -> Origin {
-        // Relative roots are the same at the next start only from the same directory.
-        let absolute = |path: &Path| {
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            path.to_string_lossy().into_owned()
-        };
         Origin { run: absolute(&self.path), save: absolute(save), step, modified_ns }
     }
 
@@ -110,6 +105,12 @@ pub(in crate::daemon) fn give_up_kept(runs: &mut BTreeMap<String, Run>, limit: u
             run.give_up_kept();
         }
     }
+}
+
+/// Relative roots are the same at the next start only from the same directory.
+pub(in crate::daemon) fn absolute(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.to_string_lossy().into_owned()
 }
 
 /// The latest modification of a save's files, nanoseconds of Unix time.

@@ -46,7 +46,7 @@ fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
 }
 
 fn finish(run: &mut Run, done: Done) -> Option<GiveBack> {
-    run.done(done, Duration::ZERO)
+    run.done(done, Duration::ZERO).give_back
 }
 
 fn analyzed(step: u64) -> Analyzed {
@@ -65,7 +65,7 @@ fn analyzed(step: u64) -> Analyzed {
         inf: 0,
     };
     Analyzed {
-        report,
+        report: Arc::new(report),
         baseline: Arc::default(),
         trainer: TrainerState::default(),
         step: Some(step),

@@ -127,8 +127,9 @@ impl Store {
     }
 
     fn counters(&self, run: i64) -> Result<BTreeMap<(String, String), f64>, StoreError> {
-        let mut all =
-            self.connection.prepare_cached("SELECT name, label, value FROM counters WHERE run = ?1")?;
+        let mut all = self
+            .connection
+            .prepare_cached("SELECT name, label, value FROM counters WHERE run = ?1")?;
         let counter = |row: &Row<'_>| Ok(((row.get(0)?, row.get(1)?), row.get(2)?));
         Ok(all.query_map([run], counter)?.collect::<Result<_, _>>()?)
     }
@@ -182,7 +183,8 @@ impl Store {
     fn anomalies(&self, run: i64, which: &str) -> Result<Vec<Anomaly>, StoreError> {
         let query = format!("SELECT * FROM anomalies WHERE run = ?1 AND {which}");
         let mut all = self.connection.prepare_cached(&query)?;
-        let found: Vec<Option<Anomaly>> = all.query_map([run], anomaly)?.collect::<Result<_, _>>()?;
+        let found: Vec<Option<Anomaly>> =
+            all.query_map([run], anomaly)?.collect::<Result<_, _>>()?;
         // Kinds of a later version are left out.
         Ok(found.into_iter().flatten().collect())
     }

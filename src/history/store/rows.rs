@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, Row, Transaction, params_from_iter};
 use rusqlite::types::Value;
+use rusqlite::{Connection, Row, Transaction, params_from_iter};
 
 use super::index;
 use super::words::word;
@@ -68,7 +68,11 @@ const CLASSIFIER: &[Number<ClassifierReport>] = numbers![
 ];
 
 fn values<T>(numbers: &[Number<T>], row: &T) -> impl Iterator<Item = Value> {
-    numbers.iter().map(|(_, get, _)| get(row).map_or(Value::Null, Value::Real)).collect::<Vec<_>>().into_iter()
+    numbers
+        .iter()
+        .map(|(_, get, _)| get(row).map_or(Value::Null, Value::Real))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 fn put_back<T>(numbers: &[Number<T>], into: &mut T, row: &Row<'_>) -> rusqlite::Result<()> {
@@ -122,8 +126,9 @@ pub(super) fn insert(
         let all = first.into_iter().chain(values(CLASSIFIER, classifier));
         transaction.execute(&insert_into("classifiers", &columns), params_from_iter(all))?;
     }
-    let mut insert = transaction
-        .prepare_cached("INSERT INTO skipped (save, position, name, reason) VALUES (?1, ?2, ?3, ?4)")?;
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO skipped (save, position, name, reason) VALUES (?1, ?2, ?3, ?4)",
+    )?;
     for (position, skipped) in report.skipped.iter().enumerate() {
         insert.execute((save, index(position), &skipped.name, &skipped.reason))?;
     }
@@ -136,8 +141,18 @@ fn matrices(
     matrices: &[MatrixReport],
 ) -> rusqlite::Result<()> {
     let first = [
-        "save", "position", "name", "layer", "role", "rows", "cols", "dtype", "spectrum",
-        "numerical_rank", "nan", "inf",
+        "save",
+        "position",
+        "name",
+        "layer",
+        "role",
+        "rows",
+        "cols",
+        "dtype",
+        "spectrum",
+        "numerical_rank",
+        "nan",
+        "inf",
     ];
     let mut insert =
         transaction.prepare_cached(&insert_into("matrices", &columns(&first, MATRIX)))?;
@@ -168,8 +183,18 @@ fn matrices(
 
 fn pairs(transaction: &Transaction<'_>, save: i64, pairs: &[PairReport]) -> rusqlite::Result<()> {
     let first = [
-        "save", "position", "pair", "kind", "layer", "head", "head_group", "writer", "reader", "dim",
-        "law", "norm_between",
+        "save",
+        "position",
+        "pair",
+        "kind",
+        "layer",
+        "head",
+        "head_group",
+        "writer",
+        "reader",
+        "dim",
+        "law",
+        "norm_between",
     ];
     let mut insert = transaction.prepare_cached(&insert_into("pairs", &columns(&first, PAIR)))?;
     let mut overlaps = transaction.prepare_cached(
@@ -193,9 +218,11 @@ fn pairs(transaction: &Transaction<'_>, save: i64, pairs: &[PairReport]) -> rusq
         ];
         insert.execute(params_from_iter(first.into_iter().chain(values(PAIR, pair))))?;
         for (k, o) in &pair.overlap {
-            let numbers = [o.ratio, o.chance, o.excess, o.z, o.angle_min, o.angle_mean, o.angle_max];
+            let numbers =
+                [o.ratio, o.chance, o.excess, o.z, o.angle_min, o.angle_mean, o.angle_max];
             let first = [Value::Integer(save), integer(Some(position)), integer(Some(*k))];
-            let last = [o.basis.map_or(Value::Null, Value::Real), Value::Integer(i64::from(o.cut_ok))];
+            let last =
+                [o.basis.map_or(Value::Null, Value::Real), Value::Integer(i64::from(o.cut_ok))];
             let all = first.into_iter().chain(numbers.map(Value::Real)).chain(last);
             overlaps.execute(params_from_iter(all))?;
         }
@@ -216,8 +243,9 @@ pub(super) fn load(
     if !whole {
         return Ok(());
     }
-    let mut turns = connection
-        .prepare_cached("SELECT matrix, k, ratio FROM rotations WHERE save = ?1 ORDER BY matrix, k")?;
+    let mut turns = connection.prepare_cached(
+        "SELECT matrix, k, ratio FROM rotations WHERE save = ?1 ORDER BY matrix, k",
+    )?;
     let mut rows = turns.query([save])?;
     while let Some(row) = rows.next()? {
         let matrix = report.matrices.get_mut(size(row, "matrix")?);
@@ -244,8 +272,8 @@ pub(super) fn load(
     }
     report.heads = load_heads(connection, save)?;
     report.classifier = load_classifier(connection, save)?;
-    let mut skipped =
-        connection.prepare_cached("SELECT name, reason FROM skipped WHERE save = ?1 ORDER BY position")?;
+    let mut skipped = connection
+        .prepare_cached("SELECT name, reason FROM skipped WHERE save = ?1 ORDER BY position")?;
     report.skipped = skipped
         .query_map([save], |row| Ok(Skipped { name: row.get(0)?, reason: row.get(1)? }))?
         .collect::<Result<_, _>>()?;
@@ -339,7 +367,10 @@ fn load_heads(connection: &Connection, save: i64) -> rusqlite::Result<Vec<HeadRe
     all.query_map([save], heads)?.collect()
 }
 
-fn load_classifier(connection: &Connection, save: i64) -> rusqlite::Result<Option<ClassifierReport>> {
+fn load_classifier(
+    connection: &Connection,
+    save: i64,
+) -> rusqlite::Result<Option<ClassifierReport>> {
     let mut all = connection.prepare_cached("SELECT * FROM classifiers WHERE save = ?1")?;
     let classifier = |row: &Row<'_>| {
         let mut classifier = ClassifierReport {

@@ -55,7 +55,9 @@ fn searches_start_after_a_restart_where_they_ended() {
     daemon.wait_for("the newer to be kept", |_| (kept(&state) != first).then_some(()));
     daemon.signal(Signal::TERM);
     daemon.end();
-    // The newest is there already: searches start from it, and nothing is told to be frozen.
+    // The newest is measured anew where the history is lost: searches start from it, and nothing is
+    // told to be frozen.
+    fs::remove_file(state.join("history.sqlite")).unwrap();
     let daemon = start();
     daemon.wait_analyzed("run", 2);
     let (ways, updates) = measured(&daemon);
@@ -63,6 +65,7 @@ fn searches_start_after_a_restart_where_they_ended() {
     assert_eq!(updates, ways.len(), "from the file of the save before");
     daemon.signal(Signal::TERM);
     daemon.end();
+    fs::remove_file(state.join("history.sqlite")).unwrap();
     // What is damaged is told once and costs the start only.
     for entry in fs::read_dir(state.join("warm")).unwrap() {
         fs::write(entry.unwrap().path(), "damaged").unwrap();

@@ -1,0 +1,204 @@
+//! The thread that owns the store: it reads what was recorded, then writes what is measured. A slow or
+//! full disk holds up nobody else.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::{Event, error_text};
+use crate::history::{Opened, Record, Store, StoreError, StoredRun};
+
+/// Records on their way to the thread.
+const MAX_SENT: usize = 64;
+
+/// Records that wait for a disk that refuses; of more, the oldest is given up: after a restart its
+/// save is measured again.
+const MAX_WAITING: usize = 256;
+
+/// Time between two attempts when the disk refuses.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Records between two looks at the size of the store.
+const SHRINK_EVERY: u32 = 20;
+
+/// What was recorded before the start.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    pub(super) runs: Vec<StoredRun>,
+    pub(super) daemon_counters: BTreeMap<(String, String), f64>,
+}
+
+/// Writes records in order.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    sender: Option<SyncSender<Box<Record>>>,
+    ok: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Starts the thread, which first tells what was recorded in the directory.
+    pub(super) fn start(
+        dir: &Path,
+        limit: u64,
+        events: SyncSender<Event>,
+    ) -> std::io::Result<Self> {
+        let (sender, records) = sync_channel(MAX_SENT);
+        let ok = Arc::new(AtomicBool::new(true));
+        let mut writer = Writer {
+            dir: dir.to_owned(),
+            limit,
+            store: None,
+            waiting: VecDeque::new(),
+            ok: Arc::clone(&ok),
+            since_shrunk: 0,
+        };
+        let run = move || {
+            let restored = Box::new(writer.restore());
+            if events.send(Event::Restored(restored)).is_ok() {
+                drop(events);
+                writer.run(&records);
+            }
+        };
+        let thread = std::thread::Builder::new().name("recorder".into()).spawn(run)?;
+        Ok(Self { sender: Some(sender), ok, thread: Some(thread) })
+    }
+
+    /// Hands a record over; says whether it was taken. It is not when the disk is slower than the saves.
+    pub(super) fn record(&self, record: Record) -> bool {
+        let Some(sender) = &self.sender else { return false };
+        match sender.try_send(Box::new(record)) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.ok.store(false, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    /// Whether the last write succeeded.
+    pub(super) fn is_ok(&self) -> bool {
+        self.ok.load(Ordering::Relaxed)
+    }
+
+    /// Waits for what is on its way, until the deadline.
+    pub(super) fn finish(mut self, deadline: Instant) {
+        drop(self.sender.take());
+        let Some(thread) = self.thread.take() else { return };
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if thread.is_finished() && thread.join().is_err() {
+            warn!("the recorder has failed");
+        }
+    }
+}
+
+/// What the thread has.
+struct Writer {
+    dir: PathBuf,
+    limit: u64,
+    store: Option<Store>,
+    waiting: VecDeque<Box<Record>>,
+    ok: Arc<AtomicBool>,
+    since_shrunk: u32,
+}
+
+impl Writer {
+    fn restore(&mut self) -> Restored {
+        let read = |store: &Store| -> Result<Restored, StoreError> {
+            Ok(Restored { runs: store.runs()?, daemon_counters: store.daemon_counters()? })
+        };
+        match self.store().and_then(|store| read(store)) {
+            Ok(restored) => restored,
+            Err(error) => {
+                self.refused(&error);
+                Restored::default()
+            }
+        }
+    }
+
+    /// The store, opened if it is not.
+    fn store(&mut self) -> Result<&mut Store, StoreError> {
+        if self.store.is_none() {
+            let (store, opened) = Store::open(&self.dir)?;
+            if let Opened::MovedAside(aside) = opened {
+                warn!(?aside, "history is damaged, it begins anew; the old one is kept");
+            }
+            self.store = Some(store);
+        }
+        Ok(self.store.as_mut().expect("opened above"))
+    }
+
+    fn run(&mut self, records: &Receiver<Box<Record>>) {
+        loop {
+            let record = if self.waiting.is_empty() {
+                records.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                records.recv_timeout(RETRY)
+            };
+            match record {
+                Ok(record) => self.waiting.push_back(record),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.write();
+                    return;
+                }
+            }
+            if self.waiting.len() > MAX_WAITING {
+                self.waiting.pop_front();
+            }
+            self.write();
+        }
+    }
+
+    /// Writes what waits, in order, as far as the disk takes it.
+    fn write(&mut self) {
+        while let Some(record) = self.waiting.pop_front() {
+            match self.store().and_then(|store| store.record(&record)) {
+                Ok(()) => {
+                    if !self.ok.swap(true, Ordering::Relaxed) {
+                        info!("history is written again");
+                    }
+                    self.shrink();
+                }
+                Err(error) => {
+                    self.waiting.push_front(record);
+                    self.refused(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn shrink(&mut self) {
+        self.since_shrunk += 1;
+        if self.since_shrunk < SHRINK_EVERY {
+            return;
+        }
+        self.since_shrunk = 0;
+        let limit = self.limit;
+        match self.store().and_then(|store| store.shrink_to(limit)) {
+            Ok(0) => {}
+            Ok(n_saves) => {
+                info!(n_saves, "history is full, the details of the oldest saves are gone");
+            }
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    /// Tells of a failure once; the next attempt opens the store anew, which moves a damaged one aside.
+    fn refused(&mut self, error: &StoreError) {
+        self.store = None;
+        if self.ok.swap(false, Ordering::Relaxed) {
+            let error = error_text(error);
+            warn!(error, "history cannot be written, measurements are served from memory");
+        }
+    }
+}
