@@ -4,6 +4,7 @@ mod analyze;
 mod demo;
 mod explain;
 mod failure;
+mod history;
 mod logging;
 mod plan;
 mod progress;
@@ -46,6 +47,8 @@ enum Command {
         /// The file
         file: PathBuf,
     },
+    /// Print a table of the history as CSV or JSON lines
+    History(HistoryArgs),
     /// Train a small network here, save real checkpoints, watch them
     Demo(DemoArgs),
 }
@@ -128,6 +131,29 @@ struct ExplainArgs {
 }
 
 #[derive(Debug, Args)]
+struct HistoryArgs {
+    /// State directory of a daemon
+    state_dir: PathBuf,
+    /// saves, matrices, rotations, pairs, overlaps, heads, classifiers or anomalies
+    table: String,
+    /// Of this run alone
+    #[arg(long, value_name = "NAME")]
+    run: Option<String>,
+    /// What to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Rows,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Rows {
+    /// Names of the columns, then a line a row
+    #[default]
+    Csv,
+    /// A JSON object a line
+    Json,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// End after this many seconds [default: until Ctrl-C]
     #[arg(long, value_name = "N")]
@@ -150,6 +176,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Analyze(args) => analyze::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::CheckConfig { file } => check_config(&file),
+        Command::History(args) => history::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {

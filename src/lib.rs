@@ -9,7 +9,7 @@
 //! | 6 | [`daemon`] | scan loop, run table, CPU worker, HTTP (the only async code), demo |
 //! | 5 | [`config`] | YAML to checked `Settings` and architecture rules (the only reading of user input) |
 //! | 4 | [`metrics`] | `CATALOG` of families, exposition (text 0.0.4, OpenMetrics, gzip) |
-//! | 3 | [`history`] | the saves of a run together: which of them are unusual; pure |
+//! | 3 | [`history`] | the saves of a run together: which of them are unusual (pure), and all of them in SQLite |
 //! | 2 | [`diagnostics`] | a checkpoint and its layer graph to a `Report` |
 //! | 1 | [`model`] | names, shapes and rules to a `LayerGraph` |
 //! | 0 | [`checkpoint`] | bytes to named tensors, by positioned reads |

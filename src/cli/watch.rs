@@ -1,7 +1,7 @@
 //! `weightvane watch`: the daemon.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,6 +23,10 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     }
     for root in &roots {
         check_root(root)?;
+        // What the daemon writes there would look like a save, and disturb the trainer's rotation.
+        for (what, path) in [("state_dir", &settings.state_dir), ("textfile", &settings.textfile)] {
+            check_outside(what, path.as_deref(), root)?;
+        }
     }
     let WatchArgs { config, serve, .. } = args;
     let reload: Option<Reload> = config.map(|path| -> Reload {
@@ -79,7 +83,7 @@ pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) {
 }
 
 fn read_again(
-    path: &std::path::Path,
+    path: &Path,
     serve: &ServeArgs,
 ) -> Result<(Settings, Vec<weightvane::model::Rule>), weightvane::config::ConfigError> {
     let mut settings = Settings::load(path)?;
@@ -88,7 +92,7 @@ fn read_again(
     Ok((settings, rules))
 }
 
-fn check_root(root: &std::path::Path) -> Result<(), Failure> {
+fn check_root(root: &Path) -> Result<(), Failure> {
     match std::fs::metadata(root) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => {
@@ -98,6 +102,25 @@ fn check_root(root: &std::path::Path) -> Result<(), Failure> {
             Err(Failure::unreadable(root, &format!("{e}, expected a directory that holds runs")))
         }
     }
+}
+
+/// That a path, which need not be there, is not below a root.
+fn check_outside(what: &str, path: Option<&Path>, root: &Path) -> Result<(), Failure> {
+    let resolved = |path: &Path| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let (there, found) =
+            absolute.ancestors().find_map(|a| Some((a, a.canonicalize().ok()?)))?;
+        Some(found.join(absolute.strip_prefix(there).ok()?))
+    };
+    let Some(path) = path else { return Ok(()) };
+    let is_below = resolved(path).zip(resolved(root)).is_some_and(|(p, root)| p.starts_with(root));
+    if is_below {
+        let (path, root) = (path.display(), root.display());
+        return Err(Failure::usage(format!(
+            "{what} {path} lies below the watched directory {root}, expected one outside of it"
+        )));
+    }
+    Ok(())
 }
 
 /// Turns signals into requests, on a thread of their own.

@@ -67,8 +67,12 @@ fn a_broken_configuration_is_not_taken_over() {
 
 /// One line on stderr that says all of `parts`, and a failure.
 fn refused(out: &Output, parts: &[&str]) {
+    refused_with(71, out, parts);
+}
+
+fn refused_with(code: i32, out: &Output, parts: &[&str]) {
     let said = String::from_utf8(out.stderr.clone()).unwrap();
-    assert_eq!(out.status.code(), Some(71), "{said}");
+    assert_eq!(out.status.code(), Some(code), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.starts_with("weightvane: "), "{said}");
     for part in parts {
@@ -90,6 +94,21 @@ fn a_second_daemon_on_a_state_directory_is_refused() {
     refused(&command().output().unwrap(), &["in use", state.to_str().unwrap()]);
     stop(first, Signal::TERM);
     stop(Daemon::start(command()), Signal::TERM);
+}
+
+#[test]
+fn nothing_is_written_below_a_watched_directory() {
+    let place = Place::new(FAST);
+    let link = place.dir.path().join("link");
+    std::os::unix::fs::symlink(&place.root, &link).unwrap();
+    let below = [place.root.clone(), place.root.join("new/state"), link.join("state")];
+    for (flag, what) in [("--state-dir", "state_dir"), ("--textfile", "textfile")] {
+        for path in &below {
+            let out = place.command().arg(flag).arg(path).output().unwrap();
+            refused_with(2, &out, &[what, "below the watched directory", "outside"]);
+        }
+    }
+    assert_eq!(fs::read_dir(&place.root).unwrap().count(), 0);
 }
 
 #[test]

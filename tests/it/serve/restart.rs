@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use rustix::process::Signal;
+use weightvane::history::Store;
 
+use super::client::Metrics;
 use super::process::{Daemon, FAST, Place, run};
 use super::saves::{copy_save, shipped};
 
@@ -75,6 +77,115 @@ fn searches_start_after_a_restart_where_they_ended() {
     let said = daemon.logged("kept start not usable and removed, the search begins anew");
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(measured(&daemon).0.contains(&"block Lanczos".to_owned()));
+}
+
+/// A daemon with a state directory on the series `healthy`.
+fn started(place: &Place, state: &Path) -> Daemon {
+    let mut command = place.command();
+    command.arg("--state-dir").arg(state);
+    Daemon::start(command)
+}
+
+#[test]
+fn a_restart_serves_what_was_measured_and_reads_no_weights() {
+    let place = Place::new(FAST);
+    let state = place.dir.path().join("state");
+    (0..5).for_each(|i| add_save(&place, 100 * i));
+    let daemon = started(&place, &state);
+    let before = daemon.wait_analyzed("run", 5);
+    let report = daemon.get("/api/v1/runs/run").1;
+    daemon.signal(Signal::TERM);
+    daemon.end();
+    let daemon = started(&place, &state);
+    let after = daemon.wait("the restored run", |m| m.runs() == ["run"]);
+    for name in
+        ["checkpoints_analyzed_total", "gram_correlation", "alignment_best", "anomalies_total"]
+    {
+        assert_eq!(after.all(name, &[]), before.all(name, &[]), "{name}");
+    }
+    assert_eq!(daemon.get("/api/v1/runs/run").1, report);
+    // All of them settle anew, and one more comes.
+    add_save(&place, 500);
+    let last = daemon.wait_analyzed("run", 6);
+    let read = |m: &Metrics| m.value("read_bytes_total", &[]).unwrap();
+    let a_save = read(&before) / 5.0;
+    let newly = read(&last) - read(&before);
+    assert!(newly < 2.5 * a_save, "{newly} bytes read for one save of {a_save} and the one before");
+}
+
+#[test]
+fn tables_of_the_history_are_printed_while_the_daemon_runs() {
+    let place = Place::new(FAST);
+    let state = place.dir.path().join("state");
+    add_save(&place, 0);
+    add_save(&place, 100);
+    let daemon = started(&place, &state);
+    daemon.wait_analyzed("run", 2);
+    let print = |args: &[&str]| {
+        let args = args.iter().map(AsRef::as_ref);
+        let all = ["history".as_ref(), state.as_os_str()].into_iter().chain(args);
+        let out = run(&all.collect::<Vec<_>>());
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
+    };
+    let saves = || print(&["saves"]).1.lines().count();
+    daemon.wait_for("both saves in the history", |_| (saves() == 3).then_some(()));
+    let (_, csv, _) = print(&["pairs", "--run", "run"]);
+    let report: serde_json::Value =
+        serde_json::from_str(&daemon.get("/api/v1/runs/run").1).unwrap();
+    let wanted = report["pairs"][2]["gram_correlation"].to_string();
+    let last = csv.lines().last().unwrap();
+    assert!(last.starts_with("run,100,") && last.contains(&format!(",{wanted},")), "{last}");
+    let (_, json, _) = print(&["matrices", "--format", "json"]);
+    let rows: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 2 * report["matrices"].as_array().unwrap().len());
+    assert_eq!(rows[0]["step"], 0);
+    for table in ["rotations", "overlaps", "heads", "classifiers", "anomalies"] {
+        let (code, text, said) = print(&[table]);
+        assert!(code == 0 && text.starts_with("run,") && said.is_empty(), "{table}: {said}");
+    }
+    assert_eq!(print(&["pairs", "--run", "none"]).1.lines().count(), 1);
+    let (code, _, said) = print(&["weights"]);
+    assert_eq!((code, said.lines().count()), (2, 1), "{said}");
+    assert!(said.contains("found weights, expected saves, matrices"), "{said}");
+    let nowhere = place.dir.path().join("nowhere");
+    let out = run(&["history".as_ref(), nowhere.as_os_str(), "saves".as_ref()]);
+    assert_eq!(out.status.code(), Some(66));
+}
+
+#[test]
+fn a_history_that_cannot_be_written_is_told_and_recovers() {
+    let place = Place::new(FAST);
+    let state = place.dir.path().join("state");
+    let history = state.join("history.sqlite");
+    fs::create_dir_all(&history).unwrap();
+    add_save(&place, 0);
+    let daemon = started(&place, &state);
+    daemon.wait_analyzed("run", 1);
+    let is = |wanted: f64| move |m: &Metrics| m.value("state_store_ok", &[]) == Some(wanted);
+    daemon.wait("the failure", is(0.0));
+    fs::remove_dir(&history).unwrap();
+    daemon.wait("the recovery", is(1.0));
+    let said = daemon.logged("history cannot be written, measurements are served from memory");
+    assert_eq!(said.len(), 1, "{said:?}");
+    daemon.signal(Signal::TERM);
+    daemon.end();
+    let (store, _) = Store::open(&state).unwrap();
+    assert_eq!(store.runs().unwrap()[0].saves.len(), 1, "what waited is written");
+}
+
+#[test]
+fn a_damaged_history_does_not_keep_the_daemon_from_starting() {
+    let place = Place::new(FAST);
+    let state = place.dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("history.sqlite"), vec![7; 9000]).unwrap();
+    add_save(&place, 0);
+    let daemon = started(&place, &state);
+    daemon.wait_analyzed("run", 1);
+    assert_eq!(daemon.logged("history is damaged, it begins anew; the old one is kept").len(), 1);
+    assert_eq!(fs::read(state.join("history.sqlite.corrupt-1")).unwrap(), vec![7; 9000]);
 }
 
 #[test]

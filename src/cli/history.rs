@@ -1,0 +1,70 @@
+//! `weightvane history`: tables of the history, for other programs.
+
+use std::io;
+
+use serde_json::Value;
+use weightvane::history::{FILE, TableLine, export, tables};
+
+use super::failure::Failure;
+use super::{HistoryArgs, Rows};
+
+pub(super) fn run(args: &HistoryArgs) -> Result<(), Failure> {
+    if !tables().any(|table| table == args.table) {
+        let known: Vec<&str> = tables().collect();
+        let expected = known.join(", ");
+        return Err(Failure::usage(format!("table: found {}, expected {expected}", args.table)));
+    }
+    if !args.state_dir.join(FILE).is_file() {
+        let expected = format!("no {FILE} here, expected the state directory of a daemon");
+        return Err(Failure::unreadable(&args.state_dir, &expected));
+    }
+    let out = io::BufWriter::new(io::stdout().lock());
+    let (read, written) = match args.format {
+        Rows::Csv => csv(args, out),
+        Rows::Json => json(args, out),
+    };
+    read.map_err(|e| Failure::unreadable(&args.state_dir, &e.to_string()))?;
+    match written {
+        // A closed pipe (`| head`) is a normal end.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::output(&e)),
+        _ => Ok(()),
+    }
+}
+
+type Ends = (Result<(), weightvane::history::StoreError>, io::Result<()>);
+
+fn csv(args: &HistoryArgs, out: impl io::Write) -> Ends {
+    let mut writer = csv::Writer::from_writer(out);
+    let mut written = Ok(());
+    let mut each = |line: TableLine<'_>| {
+        written = match line.values {
+            None => writer.write_record(line.columns),
+            Some(values) => writer.write_record(values.iter().map(field)),
+        };
+        written.is_ok()
+    };
+    let read = export(&args.state_dir, &args.table, args.run.as_deref(), &mut each);
+    (read, written.map_err(io::Error::from).and_then(|()| writer.flush()))
+}
+
+fn field(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn json(args: &HistoryArgs, mut out: impl io::Write) -> Ends {
+    let mut written = Ok(());
+    let mut each = |line: TableLine<'_>| {
+        if let Some(values) = line.values {
+            let fields = line.columns.iter().cloned().zip(values.iter().cloned());
+            let object: serde_json::Map<String, Value> = fields.collect();
+            written = writeln!(out, "{}", Value::Object(object));
+        }
+        written.is_ok()
+    };
+    let read = export(&args.state_dir, &args.table, args.run.as_deref(), &mut each);
+    (read, written.and_then(|()| out.flush()))
+}
