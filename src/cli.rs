@@ -134,7 +134,8 @@ struct ExplainArgs {
 struct HistoryArgs {
     /// State directory of a daemon
     state_dir: PathBuf,
-    /// saves, matrices, rotations, pairs, overlaps, heads, classifiers or anomalies
+    /// saves, evaluations, summaries, matrices, rotations, pairs, overlaps, heads, classifiers or
+    /// anomalies
     table: String,
     /// Of this run alone
     #[arg(long, value_name = "NAME")]

@@ -82,6 +82,16 @@ pub enum Priority {
     Normal,
 }
 
+/// Whether the last good saves are kept from rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pin {
+    /// No.
+    None,
+    /// By hard links to their files.
+    Hardlink,
+}
+
 /// Everything that can be set, checked. The defaults are those of `config/weightvane.yaml`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -117,6 +127,8 @@ pub struct Settings {
     pub warm_limit: u64,
     /// Bytes of the state directory used for the history.
     pub history_limit: u64,
+    /// How long the history keeps the details of a save, and runs that are gone.
+    pub history_age: Duration,
     /// Sides up to this are decomposed exactly.
     pub exact_limit: usize,
     /// Subspace dimensions k.
@@ -131,8 +143,14 @@ pub struct Settings {
     pub forget_after: Duration,
     /// Directory of further architecture rules.
     pub architectures_dir: Option<PathBuf>,
+    /// Whether good saves are kept from rotation.
+    pub pin: Pin,
+    /// Where links to them are made.
+    pub pin_dir: Option<PathBuf>,
     /// What is unusual.
     pub anomalies: Rules,
+    /// Names of the runs that others are compared with.
+    pub reference: Option<glob::Pattern>,
     /// What differs for single runs; the first entry that matches counts.
     pub runs: Vec<RunSettings>,
 }
@@ -157,6 +175,7 @@ struct Wire {
     memory_limit: Option<String>,
     warm_limit: Option<String>,
     history_limit: Option<String>,
+    history_age: Option<String>,
     exact_limit: Option<usize>,
     k: Option<Vec<usize>>,
     rotation_k: Option<Vec<usize>>,
@@ -164,6 +183,9 @@ struct Wire {
     idle_after: Option<String>,
     forget_after: Option<String>,
     architectures_dir: Option<PathBuf>,
+    pin: Option<Pin>,
+    pin_dir: Option<PathBuf>,
+    reference: Option<String>,
     anomalies: Option<runs::AnomaliesWire>,
     runs: Option<Vec<runs::RunWire>>,
 }
@@ -187,6 +209,7 @@ impl Default for Settings {
             memory_limit: 1 << 30,
             warm_limit: 1 << 30,
             history_limit: 2 << 30,
+            history_age: Duration::from_hours(24 * 90),
             exact_limit: EXACT_LIMIT,
             k: vec![1, 2, 4, 8, 16, 32, 64],
             rotation_k: vec![8],
@@ -194,7 +217,10 @@ impl Default for Settings {
             idle_after: Duration::from_hours(24),
             forget_after: Duration::from_hours(24),
             architectures_dir: None,
+            pin: Pin::None,
+            pin_dir: None,
             anomalies: Rules::default(),
+            reference: None,
             runs: Vec::new(),
         }
     }
@@ -205,6 +231,18 @@ impl Settings {
     #[must_use]
     pub fn of_run(&self, name: &str) -> Option<&RunSettings> {
         self.runs.iter().find(|run| run.pattern.matches(name))
+    }
+
+    /// Names of the runs that the run of this name is compared with.
+    #[must_use]
+    pub fn reference_of(&self, name: &str) -> Option<&glob::Pattern> {
+        self.of_run(name).and_then(|run| run.reference.as_ref()).or(self.reference.as_ref())
+    }
+
+    /// Where links to good saves are to be, if anywhere.
+    #[must_use]
+    pub fn pin_dir(&self) -> Option<&Path> {
+        self.pin_dir.as_deref().filter(|_| self.pin == Pin::Hardlink)
     }
 
     /// Reads a configuration file.

@@ -12,6 +12,8 @@ mod names;
 mod news;
 mod pace;
 pub mod page;
+mod past;
+mod pin;
 mod priority;
 mod queue;
 mod recorder;
@@ -38,9 +40,10 @@ use crate::diagnostics::Report;
 use crate::model::Rule;
 use http::{Limits, Served};
 use job::{Done, Keep, Tools};
-use recorder::{Recorder, Restored};
+use pin::Pinner;
+use recorder::{Recorder, Restored, Retention};
 use root::{Root, Scanned};
-use scheduler::{Parts, Scheduler, Worker};
+use scheduler::{Parts, Scheduler, Work, Worker};
 pub use state::{StateDir, StateError};
 use warm::Warm;
 
@@ -94,6 +97,7 @@ pub enum Request {
 enum Event {
     Scanned(Box<Scanned>),
     Done(usize, Box<Done>),
+    Pinned(usize),
     Restored(Box<Restored>),
     Request(Request),
 }
@@ -168,9 +172,10 @@ impl Daemon {
         let tools = Tools::new(setup.state.as_ref().map(|state| Warm::open(state.path())));
         let worker = start_worker(0, setup.settings.priority, tools, sender.clone());
         let workers = vec![worker.map_err(start_error("worker"))?];
-        let limit = setup.settings.history_limit;
+        let Settings { history_limit: limit, history_age: age, .. } = setup.settings;
+        let retention = Retention { limit, age };
         let recorder = setup.state.as_ref();
-        let recorder = recorder.map(|dir| Recorder::start(dir.path(), limit, sender.clone()));
+        let recorder = recorder.map(|dir| Recorder::start(dir.path(), retention, sender.clone()));
         let recorder = recorder.transpose().map_err(start_error("recorder"))?;
         let scheduler = Scheduler::new(
             Parts { roots, workers, server, served, stop, recorder },
@@ -234,12 +239,23 @@ fn start_worker(
     mut tools: Tools,
     events: SyncSender<Event>,
 ) -> std::io::Result<Worker> {
-    let (jobs, inbox) = sync_channel::<job::Job>(1);
+    let (work, inbox) = sync_channel::<Work>(1);
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         if priority == Priority::Idle {
             priority::lowest();
         }
-        while let Ok(job) = inbox.recv() {
+        let mut pinner = Pinner::default();
+        while let Ok(work) = inbox.recv() {
+            let job = match work {
+                Work::Analyze(job) => *job,
+                Work::Pin(order) => {
+                    pinner.carry_out(&order);
+                    if events.send(Event::Pinned(index)).is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
             let keep = Keep::of(&job);
             let done = Box::new(job::run(job, &mut tools));
             let keep = keep(&done);
@@ -251,5 +267,5 @@ fn start_worker(
             }
         }
     })?;
-    Ok(Worker { jobs, cancel: Arc::new(AtomicBool::new(false)) })
+    Ok(Worker { work, cancel: Arc::new(AtomicBool::new(false)) })
 }

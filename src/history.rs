@@ -8,15 +8,19 @@ mod chronicle;
 mod judge;
 mod kind;
 mod point;
+mod reference;
 mod stall;
 mod store;
+mod summary;
 mod track;
 
 pub use chronicle::{Chronicle, News};
 pub use judge::{HORIZON, Judged, MAX_OPEN, judge};
 pub use kind::{Anomaly, Jump, Kind, Rules, Severity, Subject};
-pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point};
+pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point, conserved_ln_gaps};
+pub use reference::{Compared, deviation};
 pub use store::{
     FILE, Opened, Record, SaveKey, SaveOutcome, Store, StoreError, StoredAge, StoredRun,
     StoredSave, TableLine, export, tables,
 };
+pub use summary::Summary;

@@ -1,5 +1,6 @@
 //! `trainer_state.json`: what a trainer says of its own run, in constant memory.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -8,6 +9,18 @@ use super::json::{MAX_TEXT, Scalar, mark_non_finite};
 
 /// Largest record that is read; ten times what a run of a million logged steps leaves.
 pub(super) const MAX_TRAINER_STATE: u64 = 64 << 20;
+
+/// Evaluation metrics that are kept of a record; of more, the first by name.
+const MAX_EVALUATIONS: usize = 32;
+
+/// What an evaluation says of its own cost, not of the model.
+const COST: [&str; 5] = [
+    "runtime",
+    "samples_per_second",
+    "steps_per_second",
+    "jit_compilation_time",
+    "model_preparation_time",
+];
 
 /// What one training run says of itself at a save (`trainer_state.json`); everything is optional.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,6 +42,8 @@ pub struct TrainerState {
     pub learning_rate: Option<f64>,
     /// Latest gradient norm; NaN and infinities are kept.
     pub grad_norm: Option<f64>,
+    /// Latest evaluation: what is logged as `eval_NAME`, by NAME, finite.
+    pub eval: BTreeMap<String, f64>,
 }
 
 /// Parses a record. Of two equal keys the last counts, as in Python.
@@ -47,6 +62,7 @@ pub(super) fn parse(text: &mut [u8]) -> Result<TrainerState, serde_json::Error> 
     state.learning_rate = state.learning_rate.or(optimizer_rate).or(log.learning_rate);
     state.loss = log.loss;
     state.grad_norm = log.grad_norm;
+    state.eval = log.eval;
     Ok(state)
 }
 
@@ -132,6 +148,7 @@ struct LastLogged {
     loss: Option<f64>,
     learning_rate: Option<f64>,
     grad_norm: Option<f64>,
+    eval: BTreeMap<String, f64>,
 }
 
 impl<'de> de::Deserialize<'de> for LastLogged {
@@ -171,7 +188,19 @@ impl Keep for LastLogged {
             "loss" => self.loss = value.number().or(self.loss),
             "learning_rate" => self.learning_rate = value.finite().or(self.learning_rate),
             "grad_norm" => self.grad_norm = value.number().or(self.grad_norm),
-            _ => {}
+            _ => self.keep_evaluation(key, value),
+        }
+    }
+}
+
+impl LastLogged {
+    fn keep_evaluation(&mut self, key: &str, value: &Scalar) {
+        let name = key.strip_prefix("eval_").filter(|name| !name.is_empty());
+        let name = name.filter(|name| !COST.contains(name));
+        let Some((name, value)) = name.zip(value.finite()) else { return };
+        self.eval.insert(name.to_owned(), value);
+        if self.eval.len() > MAX_EVALUATIONS {
+            self.eval.pop_last();
         }
     }
 }
@@ -253,7 +282,8 @@ mod tests {
             "is_hyper_param_search": false, "log_history": [
             {"epoch": 0.5, "grad_norm": 2.5, "learning_rate": 5e-05, "loss": 2.25, "step": 250},
             {"epoch": 1.5, "grad_norm": 1, "learning_rate": 2.5e-05, "loss": 1.75, "step": 500},
-            {"eval_loss": 1.9, "step": 500}], "stateful_callbacks": {"a": {"b": [1, {}]}}}"#,
+            {"eval_loss": 2.1, "eval_f1": 0.5, "step": 250},
+            {"eval_loss": 1.9, "eval_runtime": 3.5, "eval_": 1, "step": 500}], "stateful_callbacks": {"a": {"b": [1, {}]}}}"#,
         );
         let expected = TrainerState {
             global_step: Some(500),
@@ -261,9 +291,20 @@ mod tests {
             loss: Some(1.75),
             learning_rate: Some(2.5e-5),
             grad_norm: Some(1.0),
+            eval: BTreeMap::from([("f1".to_owned(), 0.5), ("loss".to_owned(), 1.9)]),
             ..TrainerState::default()
         };
         assert_eq!(state, expected);
+    }
+
+    #[test]
+    fn evaluations_are_bounded() {
+        let entries: Vec<String> = (0..500).map(|i| format!(r#""eval_{i:03}": {i}"#)).collect();
+        let long = "x".repeat(MAX_TEXT);
+        let log = format!(r#"{{"log_history": [{{{}, "eval_{long}": 1}}]}}"#, entries.join(","));
+        let eval = parsed(&log).eval;
+        assert_eq!(eval.len(), MAX_EVALUATIONS);
+        assert_eq!(eval.first_key_value(), Some((&"000".to_owned(), &0.0)));
     }
 
     #[test]

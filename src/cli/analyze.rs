@@ -58,6 +58,7 @@ fn exposition(manifest: &Manifest, report: Report) -> String {
         train_loss: trainer.loss,
         learning_rate: trainer.learning_rate,
         grad_norm: trainer.grad_norm,
+        eval: trainer.eval,
         report: Some(Arc::new(report)),
         ..RunFacts::default()
     };

@@ -21,17 +21,12 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
             "no directory to watch, expected ROOT or `roots` in --config FILE",
         ));
     }
-    for root in &roots {
-        check_root(root)?;
-        // What the daemon writes there would look like a save, and disturb the trainer's rotation.
-        for (what, path) in [("state_dir", &settings.state_dir), ("textfile", &settings.textfile)] {
-            check_outside(what, path.as_deref(), root)?;
-        }
-    }
+    roots.iter().try_for_each(|root| check_root(root))?;
+    check_outside(&settings, &roots).map_err(Failure::usage)?;
     let WatchArgs { config, serve, .. } = args;
-    let reload: Option<Reload> = config.map(|path| -> Reload {
-        Box::new(move || read_again(&path, &serve).map_err(|e| e.to_string()))
-    });
+    let watched = roots.clone();
+    let reload: Option<Reload> =
+        config.map(|path| -> Reload { Box::new(move || read_again(&path, &serve, &watched)) });
     watch(settings, roots, reload, None)
 }
 
@@ -85,10 +80,12 @@ pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) {
 fn read_again(
     path: &Path,
     serve: &ServeArgs,
-) -> Result<(Settings, Vec<weightvane::model::Rule>), weightvane::config::ConfigError> {
-    let mut settings = Settings::load(path)?;
+    roots: &[PathBuf],
+) -> Result<(Settings, Vec<weightvane::model::Rule>), String> {
+    let mut settings = Settings::load(path).map_err(|e| e.to_string())?;
     apply(&mut settings, serve);
-    let rules = rules(&settings)?;
+    check_outside(&settings, roots)?;
+    let rules = rules(&settings).map_err(|e| e.to_string())?;
     Ok((settings, rules))
 }
 
@@ -104,23 +101,35 @@ fn check_root(root: &Path) -> Result<(), Failure> {
     }
 }
 
-/// That a path, which need not be there, is not below a root.
-fn check_outside(what: &str, path: Option<&Path>, root: &Path) -> Result<(), Failure> {
+/// That nothing is written below a root: it would look like a save, and disturb the trainer's rotation.
+fn check_outside(settings: &Settings, roots: &[PathBuf]) -> Result<(), String> {
+    let written = [
+        ("state_dir", settings.state_dir.as_deref()),
+        ("textfile", settings.textfile.as_deref()),
+        ("pin_dir", settings.pin_dir()),
+    ];
+    for (what, path) in written {
+        let Some(path) = path else { continue };
+        if let Some(root) = roots.iter().find(|root| is_below(path, root)) {
+            return Err(format!(
+                "{what} {} lies below the watched directory {}, expected one outside of it",
+                path.display(),
+                root.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a path, which need not be there, is below a directory or is it.
+fn is_below(path: &Path, dir: &Path) -> bool {
     let resolved = |path: &Path| {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let (there, found) =
             absolute.ancestors().find_map(|a| Some((a, a.canonicalize().ok()?)))?;
         Some(found.join(absolute.strip_prefix(there).ok()?))
     };
-    let Some(path) = path else { return Ok(()) };
-    let is_below = resolved(path).zip(resolved(root)).is_some_and(|(p, root)| p.starts_with(root));
-    if is_below {
-        let (path, root) = (path.display(), root.display());
-        return Err(Failure::usage(format!(
-            "{what} {path} lies below the watched directory {root}, expected one outside of it"
-        )));
-    }
-    Ok(())
+    resolved(path).zip(resolved(dir)).is_some_and(|(path, dir)| path.starts_with(dir))
 }
 
 /// Turns signals into requests, on a thread of their own.

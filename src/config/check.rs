@@ -1,9 +1,10 @@
 //! What the types of the configuration cannot say.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::place::Place;
-use super::{ConfigError, Settings, Wire, runs};
+use super::{ConfigError, Pin, Settings, Wire, runs};
 
 impl Place<'_> {
     fn duration(
@@ -57,6 +58,19 @@ impl Place<'_> {
 }
 
 impl Place<'_> {
+    fn address(
+        &self,
+        key: &str,
+        given: Option<&str>,
+        default: SocketAddr,
+    ) -> Result<SocketAddr, ConfigError> {
+        let Some(text) = given else { return Ok(default) };
+        text.parse().map_err(|_| {
+            let found = format!("found `{text}`, ");
+            self.error(key, found + "expected ADDRESS:PORT such as 127.0.0.1:10717")
+        })
+    }
+
     /// A size in bytes within the bounds, which are told in words as well.
     fn size(
         &self,
@@ -72,18 +86,18 @@ impl Place<'_> {
     }
 }
 
+/// Whether the last good saves are kept, which needs a place.
+fn pin(wire: &Wire, default: Pin, at: &Place<'_>) -> Result<Pin, ConfigError> {
+    let pin = wire.pin.unwrap_or(default);
+    if pin == Pin::Hardlink && wire.pin_dir.is_none() {
+        return Err(at.error("pin", "found hardlink without pin_dir, expected both".into()));
+    }
+    Ok(pin)
+}
+
 /// The settings that a file means.
 pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigError> {
     let default = Settings::default();
-    let listen = match &wire.listen {
-        None => default.listen,
-        Some(text) => text.parse().map_err(|_| {
-            at.error(
-                "listen",
-                format!("found `{text}`, expected ADDRESS:PORT such as 127.0.0.1:10717"),
-            )
-        })?,
-    };
     let sizes = (16 << 20..=1 << 40, "expected a size of 16MiB to 1TiB such as 1GiB");
     let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
     let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
@@ -104,9 +118,10 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
             );
         }
     }
+    let pin = pin(&wire, default.pin, at)?;
     let anomalies = runs::rules(wire.anomalies, &default.anomalies, at)?;
     Ok(Settings {
-        listen,
+        listen: at.address("listen", wire.listen.as_deref(), default.listen)?,
         roots: wire.roots.unwrap_or(default.roots),
         state_dir: wire.state_dir,
         textfile: wire.textfile,
@@ -126,6 +141,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         memory_limit: memory_limit.unwrap_or(default.memory_limit),
         warm_limit: warm_limit.unwrap_or(default.warm_limit),
         history_limit: history_limit.unwrap_or(default.history_limit),
+        history_age: duration("history_age", &wire.history_age, default.history_age)?,
         exact_limit: at.count("exact_limit", wire.exact_limit, default.exact_limit, 16..=16_384)?,
         k: at.ks("k", wire.k, default.k)?,
         rotation_k: at.ks("rotation_k", wire.rotation_k, default.rotation_k)?,
@@ -138,6 +154,9 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         idle_after: duration("idle_after", &wire.idle_after, default.idle_after)?,
         forget_after: duration("forget_after", &wire.forget_after, default.forget_after)?,
         architectures_dir: wire.architectures_dir,
+        pin,
+        pin_dir: wire.pin_dir,
+        reference: runs::reference(wire.reference.as_deref(), at)?,
         runs: runs::runs(wire.runs, &anomalies, at)?,
         anomalies,
     })
@@ -176,9 +195,11 @@ mod tests {
     fn the_first_entry_that_matches_a_run_counts() {
         let settings = parse(concat!(
             "anomalies: {z: 10, plateau: false, scale_jump: 0.2}\n",
+            "reference: base-*\n",
             "runs:\n",
             "- match: llama-*\n",
             "  optimizer: {name: SGD, weight_decay: 0.1}\n",
+            "  reference: llama-base\n",
             "  anomalies: {alignment_drop: false, plateau: true, z: 6}\n",
             "- match: '*'\n",
         ));
@@ -193,6 +214,9 @@ mod tests {
         assert_eq!((llama.anomalies.alignment_drop, llama.anomalies.plateau), (None, Some(0.01)));
         assert_eq!(settings.of_run("gpt").unwrap().anomalies, *rules);
         assert_eq!(parse("{}").unwrap().of_run("gpt"), None);
+        let reference = |name: &str| settings.reference_of(name).map(ToString::to_string);
+        assert_eq!(reference("llama-7b").as_deref(), Some("llama-base"));
+        assert_eq!(reference("gpt").as_deref(), Some("base-*"));
     }
 
     #[test]
@@ -230,6 +254,9 @@ mod tests {
         check("anomalies:\n  plateau: -1\n", &["w.yaml:2: plateau", "`-1`", "above 0"]);
         check("anomalies:\n  plateaus: 1\n", &["w.yaml:2", "plateaus", "expected"]);
         check("runs:\n- match: '[a'\n", &["w.yaml:2: match", "`[a`", "name of a run"]);
+        check("reference: '[a'\n", &["w.yaml:1: reference", "`[a`", "name of a run"]);
+        check("pin: hardlink\n", &["w.yaml:1: pin", "without pin_dir", "expected both"]);
+        check("pin: copy\n", &["w.yaml:1", "copy", "hardlink"]);
         check("runs:\n- anomalies: {}\n", &["w.yaml", "match"]);
         let sgd = "runs:\n- match: a\n  optimizer: {name: SGD}\n- match: b\n  optimizer:\n";
         check(

@@ -19,6 +19,8 @@ pub struct RunSettings {
     pub anomalies: Rules,
     /// The optimiser, where the job does not say it.
     pub optimizer: Option<DeclaredOptimizer>,
+    /// Names of the runs that it is compared with.
+    pub reference: Option<glob::Pattern>,
 }
 
 /// An optimiser as the user declares it; what the job says of itself counts first, value by value.
@@ -57,6 +59,8 @@ pub(super) struct RunWire {
     anomalies: Option<AnomaliesWire>,
     #[serde(default)]
     optimizer: Option<OptimizerWire>,
+    #[serde(default)]
+    reference: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,12 +154,25 @@ pub(super) fn runs(
 }
 
 fn entry(wire: RunWire, base: &Rules, at: &Place<'_>) -> Result<RunSettings, ConfigError> {
-    let pattern = glob::Pattern::new(&wire.r#match).map_err(|error| {
-        let found = format!("found `{}` ({}), ", wire.r#match, error.msg);
-        at.error("match", found + "expected the name of a run, with *, ? and [...]")
-    })?;
+    let pattern = pattern("match", &wire.r#match, at)?;
     let optimizer = wire.optimizer.map(|o| optimizer(o, at)).transpose()?;
-    Ok(RunSettings { pattern, anomalies: rules(wire.anomalies, base, at)?, optimizer })
+    let reference = reference(wire.reference.as_deref(), at)?;
+    Ok(RunSettings { pattern, anomalies: rules(wire.anomalies, base, at)?, optimizer, reference })
+}
+
+/// The runs that others are compared with.
+pub(super) fn reference(
+    names: Option<&str>,
+    at: &Place<'_>,
+) -> Result<Option<glob::Pattern>, ConfigError> {
+    names.map(|names| pattern("reference", names, at)).transpose()
+}
+
+fn pattern(key: &str, names: &str, at: &Place<'_>) -> Result<glob::Pattern, ConfigError> {
+    glob::Pattern::new(names).map_err(|error| {
+        let found = format!("found `{names}` ({}), ", error.msg);
+        at.error(key, found + "expected the name of a run, with *, ? and [...]")
+    })
 }
 
 fn optimizer(wire: OptimizerWire, at: &Place<'_>) -> Result<DeclaredOptimizer, ConfigError> {

@@ -27,6 +27,12 @@ impl Names {
         run.to_owned()
     }
 
+    /// Gives a run the name that it had before the start; says whether it is free.
+    pub(super) fn take(&mut self, name: &str, root: usize, path: &Path) -> bool {
+        let here = (root, path.to_owned());
+        *self.taken.entry(name.to_owned()).or_insert_with(|| here.clone()) == here
+    }
+
     pub(super) fn forget(&mut self, name: &str) {
         self.taken.remove(name);
     }
@@ -44,6 +50,7 @@ mod tests {
         assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
         assert_eq!(names.of(0, a, "run", &a.join("run")), "run");
         assert_eq!(names.of(1, b, "run", &b.join("run")), "b/run");
+        assert!(names.take("b/run", 1, &b.join("run")) && !names.take("run", 1, &b.join("run")));
         names.forget("run");
         assert_eq!(names.of(1, b, "run", &b.join("other")), "run");
     }

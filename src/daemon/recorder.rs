@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
@@ -26,6 +26,15 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Records between two looks at the size of the store.
 const SHRINK_EVERY: u32 = 20;
+
+/// What the history may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retention {
+    /// Bytes.
+    pub(super) limit: u64,
+    /// How long details and runs that are gone are kept.
+    pub(super) age: Duration,
+}
 
 /// What was recorded before the start.
 #[derive(Debug, Default)]
@@ -46,15 +55,16 @@ impl Recorder {
     /// Starts the thread, which first tells what was recorded in the directory.
     pub(super) fn start(
         dir: &Path,
-        limit: u64,
+        retention: Retention,
         events: SyncSender<Event>,
     ) -> std::io::Result<Self> {
         let (sender, records) = sync_channel(MAX_SENT);
         let ok = Arc::new(AtomicBool::new(true));
         let mut writer = Writer {
             dir: dir.to_owned(),
-            limit,
+            retention,
             store: None,
+            suspect: false,
             waiting: VecDeque::new(),
             ok: Arc::clone(&ok),
             since_shrunk: 0,
@@ -103,8 +113,10 @@ impl Recorder {
 /// What the thread has.
 struct Writer {
     dir: PathBuf,
-    limit: u64,
+    retention: Retention,
     store: Option<Store>,
+    /// Whether the database refused something because it is damaged.
+    suspect: bool,
     waiting: VecDeque<Box<Record>>,
     ok: Arc<AtomicBool>,
     since_shrunk: u32,
@@ -127,7 +139,8 @@ impl Writer {
     /// The store, opened if it is not.
     fn store(&mut self) -> Result<&mut Store, StoreError> {
         if self.store.is_none() {
-            let (store, opened) = Store::open(&self.dir)?;
+            let (store, opened) = Store::open(&self.dir, self.suspect)?;
+            self.suspect = false;
             if let Opened::MovedAside(aside) = opened {
                 warn!(?aside, "history is damaged, it begins anew; the old one is kept");
             }
@@ -168,6 +181,14 @@ impl Writer {
                     }
                     self.shrink();
                 }
+                // It would be refused for ever, and all that come after it would wait.
+                Err(error) if error.is_of_the_record() => {
+                    let (path, error) = (&record.key.path, error_text(&error));
+                    warn!(
+                        path,
+                        error, "save cannot be recorded, it is measured again after a restart"
+                    );
+                }
                 Err(error) => {
                     self.waiting.push_front(record);
                     self.refused(&error);
@@ -183,11 +204,22 @@ impl Writer {
             return;
         }
         self.since_shrunk = 0;
-        let limit = self.limit;
-        match self.store().and_then(|store| store.shrink_to(limit)) {
-            Ok(0) => {}
-            Ok(n_saves) => {
-                info!(n_saves, "history is full, the details of the oldest saves are gone");
+        let Retention { limit, age } = self.retention;
+        let oldest = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+        let oldest = oldest.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let given_up =
+            |store: &mut Store| Ok((store.forget_before(oldest)?, store.shrink_to(limit)?));
+        match self.store().and_then(given_up) {
+            Ok((n_old, n_large)) => {
+                if n_old > 0 {
+                    info!(n_saves = n_old, "details of saves older than history_age are gone");
+                }
+                if n_large > 0 {
+                    info!(
+                        n_saves = n_large,
+                        "history is full, details of the oldest saves are gone"
+                    );
+                }
             }
             Err(error) => self.refused(&error),
         }
@@ -196,6 +228,7 @@ impl Writer {
     /// Tells of a failure once; the next attempt opens the store anew, which moves a damaged one aside.
     fn refused(&mut self, error: &StoreError) {
         self.store = None;
+        self.suspect |= error.is_damage();
         if self.ok.swap(false, Ordering::Relaxed) {
             let error = error_text(error);
             warn!(error, "history cannot be written, measurements are served from memory");

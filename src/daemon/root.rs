@@ -14,8 +14,8 @@ use super::Event;
 use super::error_text;
 use crate::config::Settings;
 use crate::watch::{
-    FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, SettleRules, SettledSave, Settler,
-    WatchMode, Watcher, network_file_system, scan,
+    FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, ScanOutcome, SettleRules, SettledSave,
+    Settler, WatchMode, Watcher, network_file_system, scan,
 };
 
 /// Hints that come together are answered by one scan.
@@ -36,6 +36,8 @@ pub(super) struct Scanned {
     pub(super) pending: Vec<PendingSave>,
     /// Runs seen before whose directories are gone.
     pub(super) gone: Vec<String>,
+    /// Paths of runs that were expected and are not there.
+    pub(super) gone_paths: Vec<PathBuf>,
     pub(super) n_errors: u64,
     /// Whether the root itself could be listed.
     pub(super) root_seen: bool,
@@ -113,6 +115,8 @@ fn holders(saves: &[FoundSave]) -> BTreeMap<String, (PathBuf, bool)> {
 pub(super) struct Root {
     pub(super) path: PathBuf,
     settler: Arc<Mutex<Settler>>,
+    /// Paths of runs known from before the start that no scan has found yet.
+    expected: Arc<Mutex<Vec<PathBuf>>>,
     started: Instant,
 }
 
@@ -138,6 +142,7 @@ impl Root {
         let root = Self {
             path,
             settler: Arc::new(Mutex::new(Settler::new(rules))),
+            expected: Arc::default(),
             started: Instant::now(),
         };
         let watched = root.clone();
@@ -151,6 +156,27 @@ impl Root {
     pub(super) fn give_back(&self, save: &SettledSave, why: GiveBack) {
         let now = self.now();
         self.settler().give_back(save, now, why);
+    }
+
+    /// Runs at these paths were there before the start: a scan is to say if they are gone.
+    pub(super) fn expect(&self, paths: Vec<PathBuf>) {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).extend(paths);
+    }
+
+    /// Of the runs expected, those that are gone: not found by this scan, and nothing at their path,
+    /// which for a run of files in a shared directory is so between two of them as well.
+    fn missing(&self, outcome: &ScanOutcome, now: Duration) -> Vec<PathBuf> {
+        // A look at a disk that hangs must not hold the lock.
+        let expected = || self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut awaited = std::mem::take(&mut *expected());
+        awaited.retain(|path| !outcome.saves.iter().any(|save| save.run_path == *path));
+        let mut missing = Vec::new();
+        if !outcome.truncated && now > FILES_GONE {
+            missing =
+                awaited.extract_if(.., |path| matches!(path.try_exists(), Ok(false))).collect();
+        }
+        expected().append(&mut awaited);
+        missing
     }
 
     fn now(&self) -> Duration {
@@ -223,6 +249,7 @@ impl Root {
         let now = self.now();
         // All looks at the disk come before the lock, which the scheduler takes as well.
         let gone = memory.gone(holders(&outcome.saves), outcome.truncated, now);
+        let gone_paths = self.missing(&outcome, now);
         let mut settler = self.settler();
         settler.observe(now, &outcome, hints);
         let settled = settler.take_settled(now);
@@ -238,6 +265,7 @@ impl Root {
             settled,
             pending,
             gone,
+            gone_paths,
             root_seen: !outcome.errors.iter().any(|e| e.path() == self.path),
             n_errors: outcome.errors.len() as u64,
         }
@@ -247,6 +275,33 @@ impl Root {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_the_runs_expected_those_are_gone_that_are_nowhere_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |name: &str| dir.path().join(name);
+        for name in ["a", "b/checkpoint-1"] {
+            std::fs::create_dir_all(run(name)).unwrap();
+        }
+        let save = run("b/checkpoint-1/model.safetensors");
+        std::fs::write(save, [0; 16]).unwrap();
+        let root = Root {
+            path: dir.path().to_owned(),
+            settler: Arc::new(Mutex::new(Settler::new(SettleRules::local()))),
+            expected: Arc::default(),
+            started: Instant::now(),
+        };
+        root.expect(vec![run("a"), run("b"), run("c"), run("ema")]);
+        let outcome = scan(dir.path(), &ScanLimits::default());
+        assert!(root.missing(&outcome, Duration::from_secs(5)).is_empty());
+        let later = FILES_GONE + Duration::from_secs(1);
+        let truncated = ScanOutcome { truncated: true, ..ScanOutcome::default() };
+        assert!(root.missing(&truncated, later).is_empty(), "not all was seen");
+        assert_eq!(root.missing(&outcome, later), [run("c"), run("ema")]);
+        std::fs::remove_dir(run("a")).unwrap();
+        assert_eq!(root.missing(&outcome, later), [run("a")]);
+        assert!(root.missing(&outcome, later).is_empty(), "b was found");
+    }
 
     #[test]
     fn a_run_is_gone_when_its_directory_is_or_its_files_are_for_long() {

@@ -1,7 +1,9 @@
 //! The table of runs: what is known of each, changed by scans and finished jobs. The time is an
 //! argument.
 
+mod facts;
 mod kept;
+mod pins;
 mod stored;
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,12 +14,12 @@ use std::time::Duration;
 use super::error_text;
 use super::job::{Analyzed, Done, JobError};
 use super::queue::{Age, Queued};
-use super::trend::{Summary, Trend};
+use super::trend::{Deviations, Trend, summary};
 use crate::checkpoint::{OpenError, ReadError, TrainerState};
 use crate::diagnostics::{Baseline, Report};
 use crate::history::{Chronicle, News, Place, Point, Rules, SaveKey, SaveOutcome};
-use crate::metrics::{RunFacts, RunState, reason};
-use crate::watch::{GiveBack, PendingSave, PendingState, SettledSave};
+use crate::metrics::{RunState, reason};
+use crate::watch::{GiveBack, PendingSave, SettledSave};
 pub(super) use kept::absolute;
 pub(super) use kept::give_up_kept;
 use kept::{Seen, modified_ns};
@@ -74,12 +76,16 @@ pub(super) struct Run {
     /// Age of the newest save that was measured.
     analyzed: Option<Age>,
     analyzed_step: Option<u64>,
+    /// Its path, if that was since the start.
+    newest_measured: Option<PathBuf>,
     analyzed_time: Option<f64>,
     report: Option<Arc<Report>>,
     trainer: TrainerState,
     /// The last save measured and its leading subspaces, `None` where they were given up.
     baseline: Option<(Age, Option<Arc<Baseline>>)>,
     trend: Trend,
+    /// What is compared, pair → z of its last save against the reference runs.
+    pub(super) deviations: Deviations,
     /// Its last saves and what is unusual about them; shared with what is served.
     chronicle: Arc<Chronicle>,
     /// Saves recorded before the start that were not seen since.
@@ -132,11 +138,13 @@ impl Run {
             latest: None,
             analyzed: None,
             analyzed_step: None,
+            newest_measured: None,
             analyzed_time: None,
             report: None,
             trainer: TrainerState::default(),
             baseline: None,
             trend: Trend::default(),
+            deviations: Deviations::new(),
             chronicle: Arc::default(),
             known: HashMap::new(),
             first_sequence: 0,
@@ -252,11 +260,11 @@ impl Run {
         }
         let place = Place { segment: age.segment + self.fallbacks, step: at };
         Arc::make_mut(&mut self.chronicle).add(Point::new(place, &report, &trainer));
-        let summary = Summary::of(&report);
+        let summary = summary(&report);
         if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
             self.trend.add(at, summary.clone(), &trainer);
         }
-        let (measured, said) = (Arc::clone(&report), trainer.clone());
+        let (measured, said) = (Arc::clone(&report), Box::new(trainer.clone()));
         if self.keeps(*age) {
             self.baseline = Some((*age, Some(baseline)));
         }
@@ -264,6 +272,7 @@ impl Run {
             self.analyzed = Some(*age);
             self.analyzed_time = save_time(save);
             self.analyzed_step = step;
+            self.newest_measured = Some(save.path.clone());
             self.report = Some(report);
             self.trainer = trainer;
             if self.is_newest(*age) {
@@ -271,8 +280,8 @@ impl Run {
                 self.readable = Some(true);
             }
         }
-        let Summary { alignment, ln_gap } = summary;
-        SaveOutcome::Measured { report: measured, trainer: said, alignment, ln_gap }
+        let summary = Box::new(summary);
+        SaveOutcome::Measured { report: measured, trainer: said, summary }
     }
 
     /// Judges what was measured, as far as no earlier save waits in the queue.
@@ -338,6 +347,16 @@ impl Run {
         Taken { give_back: back, outcome }
     }
 
+    /// What its saves say together.
+    pub(super) fn trend(&self) -> &Trend {
+        &self.trend
+    }
+
+    /// The same of a run that is no longer there.
+    pub(super) fn into_trend(self) -> Trend {
+        self.trend
+    }
+
     fn latest_save(&self) -> Option<&SettledSave> {
         self.latest.as_ref().map(|(latest, _)| &latest.save)
     }
@@ -353,89 +372,10 @@ impl Run {
         known.map_or(0, |(_, times)| *times)
     }
 
-    /// Whether more saves are expected: not ended by its own count, and not idle for long.
-    fn active(&self, patience: Patience, now: Duration, unix_now: f64) -> bool {
-        let ended = match (self.trainer.global_step, self.trainer.max_steps) {
-            (Some(step), Some(max)) => max > 0 && step >= max,
-            _ => false,
-        };
-        // The file's own time matters only for saves that were there at the start; clocks that
-        // differ by hours do not change what a day says.
-        let age = self.latest_save().and_then(save_time).map_or(0.0, |time| unix_now - time);
-        let idle = now.saturating_sub(self.last_news) > patience.idle_after
-            || age > patience.idle_after.as_secs_f64();
-        !ended && !idle
-    }
-
     /// Whether the run ended so long ago that it is dropped.
     pub(super) fn forgettable(&self, patience: Patience, now: Duration) -> bool {
         let limit = patience.idle_after.saturating_add(patience.forget_after);
         self.running == 0 && now.saturating_sub(self.last_news.max(self.last_work)) > limit
-    }
-
-    /// What is exported.
-    pub(super) fn facts(
-        &self,
-        queue_length: usize,
-        patience: Patience,
-        now: Duration,
-        unix_now: f64,
-    ) -> RunFacts {
-        let improvements = self.trend.improvements();
-        let each = |value: &dyn Fn(&super::trend::Improvement) -> u64| {
-            improvements.iter().map(|(pair, i)| ((*pair).to_owned(), value(i))).collect()
-        };
-        let latest = self.latest_save();
-        RunFacts {
-            name: self.name.clone(),
-            path: self.path.display().to_string(),
-            architecture: self.report.as_ref().map(|r| r.architecture.clone()),
-            optimizer: self.trainer.optimizer.clone(),
-            active: self.active(patience, now, unix_now),
-            state: self.shown_state(),
-            latest_step: latest.and_then(|l| l.step).or(self.analyzed_step),
-            analyzed_step: self.analyzed_step,
-            latest_timestamp_seconds: latest.map_or(self.analyzed_time, save_time),
-            analyzed_timestamp_seconds: self.analyzed_time,
-            save_interval_seconds: median_interval(&self.times),
-            readable: self.readable,
-            size_bytes: latest
-                .map_or(self.last_size, |l| Some(l.files.iter().map(|f| f.size).sum())),
-            save_duration_seconds: latest.and_then(save_duration),
-            discovered_total: self.discovered,
-            analyzed_total: self.n_analyzed,
-            skipped_total: self.skipped.clone(),
-            failures_total: self.failures.clone(),
-            queue_length: (queue_length + self.running) as u64,
-            last_duration_seconds: self.last_wall.map(|w| w.as_secs_f64()),
-            train_loss: self.trainer.loss,
-            learning_rate: self.trainer.learning_rate,
-            grad_norm: self.trainer.grad_norm,
-            alignment_best: improvements.iter().map(|(p, i)| ((*p).to_owned(), i.best)).collect(),
-            alignment_saves_since_improvement: each(&|i| i.saves_since),
-            alignment_steps_since_improvement: if self.analyzed_step.is_some() {
-                each(&|i| i.steps_since)
-            } else {
-                BTreeMap::new()
-            },
-            ridge_rates: self.trend.ridge_rates(),
-            report: self.report.clone(),
-            chronicle: Arc::clone(&self.chronicle),
-        }
-    }
-
-    /// The state, with what a newer save that has not settled waits for.
-    fn shown_state(&self) -> RunState {
-        let newer = self
-            .waiting
-            .as_ref()
-            .filter(|w| self.latest_save().is_none_or(|l| w.step.is_none() || w.step >= l.step));
-        match (&self.state, newer.map(|w| w.state)) {
-            (RunState::Analyzed, Some(PendingState::Writing | PendingState::NoWeights)) => {
-                RunState::Waiting
-            }
-            (state, _) => state.clone(),
-        }
     }
 }
 
@@ -448,28 +388,9 @@ fn save_time(save: &SettledSave) -> Option<f64> {
     modified_ns(save).map(seconds)
 }
 
-/// First to last change of a save's files.
-fn save_duration(save: &SettledSave) -> Option<f64> {
-    let times = || save.files.iter().map(|f| f.mtime_ns);
-    Some(seconds(times().max()? - times().min()?))
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a microsecond is precise enough")]
 fn seconds(ns: i64) -> f64 {
     ns as f64 / 1e9
-}
-
-fn median_interval(times: &BTreeMap<Age, f64>) -> Option<f64> {
-    let times: Vec<f64> = times.values().copied().collect();
-    let mut intervals: Vec<f64> =
-        times.windows(2).map(|two| two[1] - two[0]).filter(|i| *i > 0.0).collect();
-    intervals.sort_by(f64::total_cmp);
-    let middle = intervals.len() / 2;
-    match intervals.len() {
-        0 => None,
-        n if n % 2 == 1 => Some(intervals[middle]),
-        _ => Some(f64::midpoint(intervals[middle - 1], intervals[middle])),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! The owner of the table of runs: takes in scans and finished jobs, hands out saves, renders.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod done;
+mod scans;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -9,39 +11,45 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, error, info, warn};
 
-use super::counters::{daemon_counters, take_daemon_counters};
 use super::http::{Served, Server};
-use super::job::{Done, Job};
+use super::job::Job;
 use super::names::Names;
-use super::news::{declare, tell};
+use super::past::Past;
+use super::pin::PinOrder;
 use super::queue::Queue;
-use super::recorder::{Recorder, Restored};
+use super::recorder::Recorder;
 use super::root::{Root, Scanned};
-use super::runs::{Draft, Patience, Run, absolute, give_up_kept};
+use super::runs::{Patience, Run};
 use super::settings::{fixed, options};
-use super::{Event, OnSave, Reload, Request, SaveNews, StateDir, error_text, textfile};
+use super::{Event, OnSave, Reload, Request, StateDir, textfile};
 use crate::config::Settings;
 use crate::diagnostics::Options;
-use crate::history::StoredRun;
 use crate::metrics::{self, DaemonFacts, Snapshot};
 use crate::model::Rule;
-use crate::watch::SettledSave;
 
 /// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// Time between two looks at the state directory.
 const STATE_INTERVAL: Duration = Duration::from_secs(15);
-/// How long names wait for a slow root at the start.
-const NAMING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is kept of the runs' last saves may take this part of the memory limit.
 const KEPT_FRACTION: u64 = 2;
 
-/// A worker takes one job at a time.
+/// What a worker is given.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Measure a save.
+    Analyze(Box<Job>),
+    /// Keep a save from being deleted. Where saves are read, so that no read meets the change of a
+    /// file's link count.
+    Pin(PinOrder),
+}
+
+/// A worker takes one piece of work at a time.
 #[derive(Debug)]
 pub(super) struct Worker {
-    pub(super) jobs: SyncSender<Job>,
+    pub(super) work: SyncSender<Work>,
     pub(super) cancel: Arc<AtomicBool>,
 }
 
@@ -71,8 +79,10 @@ pub(super) struct Scheduler {
     recorder: Option<Recorder>,
     /// Whether what was recorded before the start is known; scans wait for it.
     is_restored: bool,
-    /// Runs recorded before the start that were not found yet, by absolute path.
-    stored: BTreeMap<String, StoredRun>,
+    /// Runs that are gone, as references of others.
+    past: Past,
+    /// Links to be made for saves that rotation must not take.
+    pins: VecDeque<PinOrder>,
     state: Option<StateDir>,
     state_checked: Option<Instant>,
     reload: Option<Reload>,
@@ -132,7 +142,8 @@ impl Scheduler {
             server,
             stop,
             is_restored: recorder.is_none(),
-            stored: BTreeMap::new(),
+            past: Past::default(),
+            pins: VecDeque::new(),
             recorder,
             state,
             state_checked: None,
@@ -161,6 +172,7 @@ impl Scheduler {
                 self.idle.push(worker);
                 self.done(*done);
             }
+            Event::Pinned(worker) => self.idle.push(worker),
             Event::Restored(restored) => {
                 self.restored(*restored);
                 self.take_held();
@@ -171,106 +183,14 @@ impl Scheduler {
         self.dispatch();
     }
 
-    /// Takes in scans in such an order that names do not depend on which root is faster: until all
-    /// roots before it were scanned once, a root's scans wait. A root that hangs holds up the others
-    /// for [`NAMING_PATIENCE`] only.
-    fn take_held(&mut self) {
-        let patient = self.now() < NAMING_PATIENCE;
-        if patient && !self.is_restored {
-            return;
-        }
-        loop {
-            let first_missing = self.scanned.iter().position(|s| !s).unwrap_or(usize::MAX);
-            let ready = |s: &Scanned| !patient || s.root <= first_missing;
-            let Some(at) = self.held.iter().position(ready) else { return };
-            let scanned = self.held.remove(at);
-            self.scanned(scanned);
-        }
-    }
-
-    fn scanned(&mut self, scanned: Scanned) {
-        let now = self.now();
-        let Scanned { root, mode, settled, pending, gone, n_errors, root_seen } = scanned;
-        self.scanned[root] = true;
-        let root_path = self.roots[root].path.clone();
-        self.facts.watch_modes.insert(root_path.display().to_string(), watch_mode(&mode));
-        if root_seen {
-            self.root_scanned_at[root] = unix_now();
-        }
-        // The oldest counts: one root that hangs must show beside others that do not.
-        let oldest = self.root_scanned_at.iter().copied().reduce(f64::min);
-        self.facts.last_scan_timestamp_seconds = oldest;
-        self.facts.scan_errors_total += n_errors;
-        let pending_runs = pending.iter().map(|p| (p.run.clone(), p.run_path.clone()));
-        let settled_runs = settled.iter().map(|s| (s.run.clone(), s.run_path.clone()));
-        let mut here: Vec<(String, PathBuf)> = settled_runs.chain(pending_runs).collect();
-        here.sort();
-        here.dedup_by(|a, b| a.0 == b.0);
-        for (run, path) in here {
-            let known = self.runs.values().any(|r| r.root == root && r.below == run);
-            if !known {
-                let name = self.names.of(root, &root_path, &run, &path);
-                info!(run = name, ?path, "found a run");
-                self.n_runs += 1;
-                let mut found = Run::new(self.n_runs, name.clone(), run, path, root, now);
-                if let Some(stored) = self.stored.remove(&absolute(&found.path)) {
-                    let settings = self.settings.of_run(&name);
-                    found.restore(
-                        stored,
-                        settings.map_or(&self.settings.anomalies, |s| &s.anomalies),
-                    );
-                    self.dropped_for.insert(name.clone(), found.n_analyzed);
-                }
-                self.runs.insert(name, found);
-            }
-        }
-        for save in settled {
-            self.settled(root, save, now);
-        }
-        for run in self.runs.values_mut().filter(|r| r.root == root) {
-            run.pending(&pending);
-        }
-        let patience = self.patience();
-        let is_gone = |r: &Run| r.root == root && gone.contains(&r.below);
-        let forgotten: Vec<String> = self
-            .runs
-            .values()
-            .filter(|r| {
-                let waits = self.queue.len(&r.name) > 0;
-                is_gone(r) || !waits && r.forgettable(patience, now)
-            })
-            .map(|r| r.name.clone())
-            .collect();
-        for name in forgotten {
-            info!(run = name, "run is gone");
-            self.runs.remove(&name);
-            self.queue.forget(&name);
-            self.names.forget(&name);
-            self.dropped_for.remove(&name);
-            self.facts.series_dropped_total.remove(&name);
-        }
-    }
-
-    /// A save came to rest: it is queued under the run's name over all roots.
-    fn settled(&mut self, root: usize, save: SettledSave, now: Duration) {
-        let Some(run) = self.runs.values_mut().find(|r| r.root == root && r.below == save.run)
-        else {
-            return;
-        };
-        if run.knows(&save, now) {
-            debug!(run = run.name, path = ?save.path, "save was measured before");
-            return;
-        }
-        debug!(run = run.name, path = ?save.path, "save is complete");
-        let queued = run.settled(save, now);
-        for _ in 0..self.queue.push(&run.name, queued) {
-            run.outrun();
-        }
-    }
-
     /// Hands saves to idle workers.
     fn dispatch(&mut self) {
         while let Some(worker) = self.idle.pop() {
+            // A save that is to be kept may be gone soon.
+            if let Some(order) = self.pins.pop_front() {
+                self.give(worker, Work::Pin(order));
+                continue;
+            }
             let Some((name, queued)) = self.queue.pop() else {
                 self.idle.push(worker);
                 return;
@@ -297,91 +217,14 @@ impl Scheduler {
                 options: Arc::clone(&self.options),
                 cancel: Arc::clone(&self.workers[worker].cancel),
             };
-            if self.workers[worker].jobs.send(job).is_err() {
-                error!(worker, "worker has ended");
-            }
+            self.give(worker, Work::Analyze(Box::new(job)));
         }
     }
 
-    fn done(&mut self, mut done: Done) {
-        let now = self.now();
-        let settings = self.settings.of_run(&done.run);
-        if let (Ok(analyzed), Some(declared)) =
-            (&mut done.result, settings.and_then(|s| s.optimizer.as_ref()))
-        {
-            declare(&mut analyzed.trainer, declared);
+    fn give(&self, worker: usize, work: Work) {
+        if self.workers[worker].work.send(work).is_err() {
+            error!(worker, "worker has ended");
         }
-        self.facts.analysis_cpu_seconds_total += done.cpu.as_secs_f64();
-        self.facts.read_bytes_total += done.read_bytes;
-        // A run that was forgotten meanwhile takes nothing, nor does a later one of its name.
-        let Some(run) = self.runs.get_mut(&done.run).filter(|r| r.id == done.run_id) else {
-            return;
-        };
-        match &done.result {
-            Ok(analyzed) => {
-                self.facts.analysis_duration.observe(done.wall.as_secs_f64());
-                let report = &analyzed.report;
-                info!(
-                    run = run.name,
-                    step = analyzed.step,
-                    pairs = report.pairs.len(),
-                    skipped = report.skipped.len(),
-                    seconds = done.wall.as_secs_f64(),
-                    "analyzed save"
-                );
-                if report.nan + report.inf > 0 {
-                    warn!(
-                        run = run.name,
-                        step = analyzed.step,
-                        nan = report.nan,
-                        inf = report.inf,
-                        "weights are not finite"
-                    );
-                }
-                if let Some(on_save) = &self.on_save {
-                    let loss = analyzed.trainer.loss;
-                    on_save(&SaveNews { run: &run.name, report, loss, wall: done.wall });
-                }
-            }
-            Err(error) => {
-                let (path, error) = (&done.queued.save.path, error_text(error));
-                // A save that stays incomplete is tried again for ever; after a while it is old news.
-                if run.is_old_news(&done.queued.save) {
-                    debug!(run = run.name, ?path, error, "save still not measured");
-                } else {
-                    warn!(run = run.name, ?path, error, "save not measured");
-                }
-            }
-        }
-        let save = done.queued.save.clone();
-        let root = run.root;
-        let draft = Draft::of(&done);
-        let taken = run.done(done, now);
-        if let Some(why) = taken.give_back {
-            self.roots[root].give_back(&save, why);
-        }
-        let rules = settings.map_or(&self.settings.anomalies, |settings| &settings.anomalies);
-        let news = run.judge(self.queue.oldest(&run.name), rules);
-        tell(&run.name, &news);
-        let anomalies = [news.ended, news.began].concat();
-        let counters = daemon_counters(&self.facts);
-        let record = run.record(draft, taken.outcome, anomalies, unix_now(), counters);
-        if let (Some(record), Some(recorder)) = (record, &self.recorder)
-            && !recorder.record(record)
-        {
-            debug!(run = run.name, "save not recorded, the disk is too slow");
-        }
-        give_up_kept(&mut self.runs, self.settings.memory_limit / KEPT_FRACTION);
-    }
-
-    /// Takes in what was recorded before the start; too late, it is of no use.
-    fn restored(&mut self, restored: Restored) {
-        if !self.is_restored && self.scanned.iter().all(|scanned| !scanned) {
-            let of_path = |run: StoredRun| (run.path.clone(), run);
-            self.stored = restored.runs.into_iter().map(of_path).collect();
-            take_daemon_counters(&mut self.facts, &restored.daemon_counters);
-        }
-        self.is_restored = true;
     }
 
     fn reload(&mut self) {
@@ -401,6 +244,7 @@ impl Scheduler {
                 self.facts.series_limit = Some(settings.series_limit);
                 self.facts.config_last_reload_successful = Some(true);
                 self.settings = settings;
+                self.compare();
                 info!("configuration read again");
             }
             Err(error) => {
@@ -465,7 +309,7 @@ impl Scheduler {
         let deadline = Instant::now() + STOP_GRACE;
         while busy > 0 {
             match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Done(..)) => busy -= 1,
+                Ok(Event::Done(..) | Event::Pinned(_)) => busy -= 1,
                 Ok(_) => {}
                 // A long decomposition cannot be interrupted; it ends with the process.
                 Err(_) => break,

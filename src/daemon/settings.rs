@@ -20,7 +20,10 @@ pub(super) fn fixed(settings: &Settings) -> Settings {
         idle_after: defaults.idle_after,
         forget_after: defaults.forget_after,
         architectures_dir: None,
+        pin: defaults.pin,
+        pin_dir: None,
         anomalies: defaults.anomalies,
+        reference: None,
         runs: Vec::new(),
         ..settings.clone()
     }

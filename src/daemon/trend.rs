@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::TrainerState;
 use crate::diagnostics::Report;
-use crate::history::Optimizer as OptimizerLaw;
+use crate::history::{
+    Compared, Optimizer as OptimizerLaw, Rules, Summary, conserved_ln_gaps, deviation,
+};
 use crate::linalg::ridge_rate_ratio;
 use crate::metrics::{RidgeRate, pair_means};
 
@@ -21,13 +23,15 @@ const RIDGE_MIN_DECAY: f64 = 0.02;
 const RIDGE_MIN_GAP_RATIO: f64 = 0.002;
 /// Saves remembered of one run; of more, the oldest is forgotten.
 const MAX_SAVES: usize = 20_000;
+/// Saves of a reference on either side of the step that is compared.
+const NEAR: usize = 8;
 
 /// One save's part in the trends.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Point {
-    alignment: BTreeMap<&'static str, f64>,
-    /// (layer, pair) → ln of the conserved gap over all heads.
-    ln_gap: BTreeMap<(Option<usize>, &'static str), f64>,
+    summary: Summary,
+    /// Training loss.
+    loss: Option<f64>,
     optimizer: Optimizer,
 }
 
@@ -38,18 +42,32 @@ struct Optimizer {
 }
 
 /// What of a report the trends are made of.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Summary {
-    /// Pair → mean gram correlation.
-    pub(super) alignment: BTreeMap<&'static str, f64>,
-    /// (layer, pair) → ln of the conserved gap over all heads.
-    pub(super) ln_gap: BTreeMap<(Option<usize>, &'static str), f64>,
+pub(super) fn summary(report: &Report) -> Summary {
+    let known = |value: f64| Some(value).filter(|value| value.is_finite());
+    let mut updates: Vec<f64> = report.matrices.iter().filter_map(|m| m.update_ratio).collect();
+    updates.sort_by(f64::total_cmp);
+    let update = updates.get(updates.len() / 2).copied();
+    let squares = report.matrices.iter().filter_map(|m| m.frobenius_norm).map(|norm| norm * norm);
+    Summary {
+        alignment: pair_means(report),
+        ln_gap: conserved_ln_gaps(report, RIDGE_MIN_GAP_RATIO),
+        ln_commutator: ln_commutators(report),
+        ln_update: update.map(f64::ln).and_then(known),
+        ln_norm: known(squares.sum::<f64>().ln() / 2.0),
+    }
 }
 
-impl Summary {
-    pub(super) fn of(report: &Report) -> Self {
-        Self { alignment: pair_means(report), ln_gap: ln_gaps(report) }
+/// Pair → mean of ln κ over layers and heads. Of a pair that commutes to rounding nothing is said.
+fn ln_commutators(report: &Report) -> BTreeMap<&'static str, f64> {
+    let mut sums: BTreeMap<&'static str, (f64, f64)> = BTreeMap::new();
+    for pair in &report.pairs {
+        let ln = pair.commutator_vs_chance.map(f64::ln).filter(|ln| ln.is_finite());
+        if let Some(ln) = ln {
+            let sum = sums.entry(pair.pair).or_default();
+            *sum = (sum.0 + ln, sum.1 + 1.0);
+        }
     }
+    sums.into_iter().map(|(pair, (sum, n))| (pair, sum / n)).collect()
 }
 
 /// The saves of one run by step.
@@ -57,6 +75,9 @@ impl Summary {
 pub(super) struct Trend {
     points: BTreeMap<u64, Point>,
 }
+
+/// What is compared and, where it is of pairs, which kind → robust z.
+pub(super) type Deviations = BTreeMap<(Compared, &'static str), f64>;
 
 /// How long ago a pair kind's alignment improved.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,9 +90,8 @@ pub(super) struct Improvement {
 impl Trend {
     /// Adds a save, or replaces the one of the same step.
     pub(super) fn add(&mut self, step: u64, summary: Summary, trainer: &TrainerState) {
-        let Summary { alignment, ln_gap } = summary;
         let optimizer = Optimizer { rate: OptimizerLaw::of(trainer).decay_rate };
-        let point = Point { alignment, ln_gap, optimizer };
+        let point = Point { summary, loss: trainer.loss, optimizer };
         self.points.insert(step, point);
         if self.points.len() > MAX_SAVES {
             self.points.pop_first();
@@ -89,7 +109,7 @@ impl Trend {
         // The value from which the next improvement counts, and its step.
         let mut marks: BTreeMap<&'static str, (f64, u64)> = BTreeMap::new();
         for (&step, point) in &self.points {
-            for (&pair, &value) in &point.alignment {
+            for (&pair, &value) in &point.summary.alignment {
                 let mark = marks.entry(pair).or_insert((f64::NEG_INFINITY, step));
                 let improved = value >= mark.0 + MIN_IMPROVEMENT || mark.0 == f64::NEG_INFINITY;
                 if improved {
@@ -108,12 +128,54 @@ impl Trend {
         out
     }
 
+    /// Values of a save in one respect: pair, empty for the whole, and value.
+    fn values(point: &Point, compared: Compared) -> Vec<(&'static str, f64)> {
+        let of_pairs =
+            |map: &BTreeMap<&'static str, f64>| map.iter().map(|(p, v)| (*p, *v)).collect();
+        let of_whole = |value: Option<f64>| value.map(|value| ("", value)).into_iter().collect();
+        match compared {
+            Compared::Alignment => of_pairs(&point.summary.alignment),
+            Compared::Commutator => of_pairs(&point.summary.ln_commutator),
+            Compared::Update => of_whole(point.summary.ln_update),
+            Compared::Norm => of_whole(point.summary.ln_norm),
+            Compared::Loss => of_whole(point.loss.map(f64::ln).filter(|ln| ln.is_finite())),
+        }
+    }
+
+    /// The saves around a step in one respect, by rising steps.
+    fn near(&self, step: u64, compared: Compared, pair: &str) -> Vec<(u64, f64)> {
+        let before = self.points.range(..step).rev().take(NEAR);
+        let near = before.chain(self.points.range(step..).take(NEAR + 1));
+        let value = |(step, point): (&u64, &Point)| {
+            let (_, value) = Self::values(point, compared).into_iter().find(|(p, _)| *p == pair)?;
+            Some((*step, value))
+        };
+        let mut near: Vec<(u64, f64)> = near.filter_map(value).collect();
+        near.sort_unstable_by_key(|(step, _)| *step);
+        near
+    }
+
+    /// What is compared, pair → robust z of the last save against other runs at the same step.
+    pub(super) fn deviations(&self, references: &[&Self], rules: &Rules) -> Deviations {
+        let mut out = Deviations::new();
+        let Some((&step, last)) = self.points.last_key_value() else { return out };
+        for compared in Compared::ALL {
+            for (pair, value) in Self::values(last, compared) {
+                let curves: Vec<_> =
+                    references.iter().map(|run| run.near(step, compared, pair)).collect();
+                let z = deviation(&curves, step, value, compared.floor(rules));
+                z.and_then(|z| out.insert((compared, pair), z));
+            }
+        }
+        out
+    }
+
     /// Measured over predicted decay of every conserved gap, for plain and momentum SGD with weight
     /// decay; 1 is what the step identity predicts.
     pub(super) fn ridge_rates(&self) -> Vec<RidgeRate> {
         let window: Vec<_> = self.points.iter().rev().take(RIDGE_WINDOW).collect();
         let Some((_, latest)) = window.first() else { return Vec::new() };
-        let rates = latest.ln_gap.keys().filter_map(|key| {
+        let rates = latest.summary.ln_gap.keys().filter_map(|key| {
             let ratio = self.ridge_rate(key)?;
             Some(RidgeRate { layer: key.0, pair: key.1.to_owned(), ratio })
         });
@@ -133,27 +195,13 @@ impl Trend {
             x += steps_real * rate;
             before = Some(step);
             xs.push(x);
-            ys.push(*point.ln_gap.get(key)?);
+            ys.push(*point.summary.ln_gap.get(key)?);
         }
         if xs.len() < RIDGE_MIN_SAVES || 2.0 * x < RIDGE_MIN_DECAY {
             return None;
         }
         ridge_rate_ratio(&xs, &ys).map(|rate| rate.slope)
     }
-}
-
-/// The conserved gap of every pair with a law, over the heads of a layer (or over its groups, where
-/// heads share keys and values: the law holds for those).
-fn ln_gaps(report: &Report) -> BTreeMap<(Option<usize>, &'static str), f64> {
-    let mut squares: BTreeMap<(Option<usize>, &'static str), f64> = BTreeMap::new();
-    for pair in &report.pairs {
-        let above_floor = pair.gap_ratio.is_some_and(|r| r >= RIDGE_MIN_GAP_RATIO);
-        if let (Some(gap), true) = (pair.law_gap, above_floor) {
-            *squares.entry((pair.layer, pair.pair)).or_default() += gap * gap;
-        }
-    }
-    squares.retain(|_, square| *square > 0.0 && square.is_finite());
-    squares.into_iter().map(|(key, square)| (key, square.ln() / 2.0)).collect()
 }
 
 #[cfg(test)]
@@ -163,7 +211,8 @@ mod tests {
     fn trend(values: &[(u64, f64)]) -> Trend {
         let points = values.iter().map(|&(step, value)| {
             let alignment = BTreeMap::from([("chain", value)]);
-            (step, Point { alignment, ln_gap: BTreeMap::new(), optimizer: Optimizer::default() })
+            let summary = Summary { alignment, ..Summary::default() };
+            (step, Point { summary, ..Point::default() })
         });
         Trend { points: points.collect() }
     }
@@ -188,10 +237,11 @@ mod tests {
         let points = (0..12_u32).map(|i| {
             let step = u64::from(i) * 100;
             let ln_gap = -2.0 * rate_factor * rate * f64::from(i) * 100.0;
+            let ln_gap = BTreeMap::from([(key, ln_gap)]);
             let point = Point {
-                alignment: BTreeMap::new(),
-                ln_gap: BTreeMap::from([(key, ln_gap)]),
+                summary: Summary { ln_gap, ..Summary::default() },
                 optimizer: Optimizer { rate: OptimizerLaw::of(trainer).decay_rate },
+                loss: None,
             };
             (step, point)
         });

@@ -63,14 +63,15 @@ pub fn judge(points: &[Point], open: &[Anomaly], rules: &Rules) -> Judged {
     let key = |a: &Anomaly| {
         (a.kind, Arc::clone(if a.kind == Kind::Nonfinite { &whole } else { &a.subject }))
     };
-    let held: BTreeSet<_> = holding.iter().map(key).collect();
+    let held: BTreeMap<_, _> = holding.iter().map(|a| (key(a), a.severity)).collect();
     let again: BTreeSet<_> = sudden.iter().map(key).collect();
     let is_over = |a: &Anomaly| {
         a.segment != last.place.segment
             || if is_sudden(a.kind) {
                 again.contains(&key(a)) || has_passed(a, &points)
             } else {
-                !held.contains(&key(a))
+                // What has become more serious is told anew.
+                held.get(&key(a)).is_none_or(|severity| *severity > a.severity)
             }
     };
     judged.ended = (0..open.len()).filter(|i| is_over(&open[*i])).collect();

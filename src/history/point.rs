@@ -204,20 +204,29 @@ fn means<'a>(pairs: impl Iterator<Item = &'a PairReport>) -> BTreeMap<Arc<str>, 
     sums.into_iter().map(|(pair, (sum, n))| (pair.into(), sum / n)).collect()
 }
 
-/// The conserved gap of every pair with a law, over the heads of a layer (or over its groups, where
-/// heads share keys and values: the law holds for those).
-fn gaps(report: &Report) -> Vec<(Arc<Subject>, f64)> {
-    let mut squares: BTreeMap<(Option<usize>, &str), f64> = BTreeMap::new();
+/// ln of the conserved gap of every pair with a law, over the heads of a layer (or over its groups,
+/// where heads share keys and values: the law holds for those). Left out are gaps of at most
+/// `min_ratio` of the Grams: those are the floor of the decay, no longer the decay.
+#[must_use]
+pub fn conserved_ln_gaps(
+    report: &Report,
+    min_ratio: f64,
+) -> BTreeMap<(Option<usize>, &'static str), f64> {
+    let mut squares: BTreeMap<(Option<usize>, &'static str), f64> = BTreeMap::new();
     for pair in &report.pairs {
-        let above_floor = pair.gap_ratio.is_some_and(|r| r > MIN_GAP_RATIO);
+        let above_floor = pair.gap_ratio.is_some_and(|ratio| ratio > min_ratio);
         if let (Some(gap), true) = (pair.law_gap, above_floor) {
             *squares.entry((pair.layer, pair.pair)).or_default() += gap * gap;
         }
     }
     squares.retain(|_, square| *square > 0.0 && square.is_finite());
-    let of = |((layer, pair), square): ((Option<usize>, &str), f64)| {
+    squares.into_iter().map(|(key, square)| (key, square.ln() / 2.0)).collect()
+}
+
+fn gaps(report: &Report) -> Vec<(Arc<Subject>, f64)> {
+    let of = |((layer, pair), ln_gap): ((Option<usize>, &str), f64)| {
         let subject = Subject { layer, pair: Some(pair.into()), head: None, name: "".into() };
-        (Arc::new(subject), square.ln() / 2.0)
+        (Arc::new(subject), ln_gap)
     };
-    squares.into_iter().map(of).collect()
+    conserved_ln_gaps(report, MIN_GAP_RATIO).into_iter().map(of).collect()
 }

@@ -2,6 +2,7 @@
 
 mod export;
 mod load;
+mod retention;
 mod rows;
 mod words;
 mod write;
@@ -15,6 +16,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::kind::Anomaly;
 use super::point::Place;
+use super::summary::Summary;
 use crate::checkpoint::TrainerState;
 use crate::diagnostics::Report;
 pub use export::{Line as TableLine, export, tables};
@@ -24,10 +26,14 @@ pub use load::{StoredRun, StoredSave};
 pub const FILE: &str = "history.sqlite";
 
 /// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// From the schema of a version to that of the next one; the first makes it.
-const MIGRATIONS: [&str; 1] = [include_str!("store/schema.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("store/schema-1.sql"), include_str!("store/schema-2.sql")];
+
+/// A database up to this size is read whole at every start.
+const QUICK_BYTES: u64 = 256 << 20;
 
 /// Damaged databases that are kept.
 const MAX_ASIDE: u32 = 10;
@@ -57,6 +63,22 @@ pub enum StoreError {
         /// Cause.
         source: std::io::Error,
     },
+}
+
+impl StoreError {
+    /// Whether it is about this record, and would be so again.
+    #[must_use]
+    pub fn is_of_the_record(&self) -> bool {
+        use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
+        let Self::Sqlite(error) = self else { return false };
+        matches!(error.sqlite_error_code(), Some(ConstraintViolation | TooBig | TypeMismatch))
+    }
+
+    /// Whether the database is damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if is_damage(error))
+    }
 }
 
 /// Which content of which save.
@@ -89,11 +111,9 @@ pub enum SaveOutcome {
         /// The measurements.
         report: Arc<Report>,
         /// The trainer's record.
-        trainer: TrainerState,
-        /// Pair → mean gram correlation.
-        alignment: BTreeMap<&'static str, f64>,
-        /// Layer and pair → ln of the conserved gap.
-        ln_gap: BTreeMap<(Option<usize>, &'static str), f64>,
+        trainer: Box<TrainerState>,
+        /// The same in a few numbers.
+        summary: Box<Summary>,
     },
     /// It cannot be, and will not change by waiting.
     Failed {
@@ -155,14 +175,16 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the database in a directory that is ours alone. A damaged one is moved aside.
+    /// Opens or makes the database in a directory that is ours alone. A damaged one is moved aside;
+    /// of one that takes longer to read than a start should, damage is looked for only where it is
+    /// `suspect`, because it refused something.
     ///
     /// # Errors
     /// When it can be neither used nor made, or was written by a later version.
-    pub fn open(dir: &Path) -> Result<(Self, Opened), StoreError> {
+    pub fn open(dir: &Path, suspect: bool) -> Result<(Self, Opened), StoreError> {
         let path = dir.join(FILE);
         let existed = path.exists();
-        match Self::open_sound(&path) {
+        match Self::open_sound(&path, suspect) {
             Ok(store) => {
                 let opened = if existed { Opened::Existing } else { Opened::New };
                 Ok((store, opened))
@@ -170,13 +192,13 @@ impl Store {
             Err(StoreError::Sqlite(error)) if existed && is_damage(&error) => {
                 let aside = move_aside(&path)
                     .map_err(|source| StoreError::Aside { path: path.clone(), source })?;
-                Ok((Self::open_sound(&path)?, Opened::MovedAside(aside)))
+                Ok((Self::open_sound(&path, false)?, Opened::MovedAside(aside)))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn open_sound(path: &Path) -> Result<Self, StoreError> {
+    fn open_sound(path: &Path, suspect: bool) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -195,9 +217,13 @@ impl Store {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         // Of a database that was cut off or overwritten the header alone may be sound.
-        let sound: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
-        if sound != "ok" {
-            return Err(damage(&sound));
+        let is_quick = std::fs::metadata(path).is_ok_and(|found| found.len() <= QUICK_BYTES);
+        if is_quick || suspect {
+            let sound: String =
+                connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+            if sound != "ok" {
+                return Err(damage(&sound));
+            }
         }
         let done = usize::try_from(found).unwrap_or(0);
         let transaction = connection.transaction()?;
@@ -218,59 +244,6 @@ impl Store {
         write::record(&transaction, record)?;
         transaction.commit()?;
         Ok(())
-    }
-
-    /// Gives up the details of the oldest saves until the database takes at most `limit` bytes. The
-    /// newest `HORIZON` saves of each run keep theirs. Returns how many saves lost them.
-    ///
-    /// # Errors
-    /// As SQLite has them.
-    pub fn shrink_to(&mut self, limit: u64) -> Result<usize, StoreError> {
-        let mut n_shrunk = 0;
-        while self.n_bytes()? > limit {
-            let n = self.drop_details()?;
-            if n == 0 {
-                break;
-            }
-            n_shrunk += n;
-            // Each step gives back one page.
-            let mut vacuum = self.connection.prepare("PRAGMA incremental_vacuum")?;
-            let mut pages = vacuum.query([])?;
-            while pages.next()?.is_some() {}
-        }
-        Ok(n_shrunk)
-    }
-
-    /// Bytes of the database, without its log.
-    fn n_bytes(&self) -> Result<u64, StoreError> {
-        let get =
-            |pragma| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-        let (pages, free, size) = (get("page_count")?, get("freelist_count")?, get("page_size")?);
-        Ok(u64::try_from(pages.saturating_sub(free).saturating_mul(size)).unwrap_or(0))
-    }
-
-    /// Of a few saves; how many.
-    fn drop_details(&mut self) -> Result<usize, StoreError> {
-        let horizon = i64::try_from(super::judge::HORIZON).unwrap_or(i64::MAX);
-        let transaction = self.connection.transaction()?;
-        let oldest: Vec<i64> = transaction
-            .prepare(
-                "SELECT id FROM (SELECT id, analyzed_at, row_number() OVER \
-                 (PARTITION BY run ORDER BY segment DESC, place DESC) AS age FROM saves \
-                 WHERE has_details) WHERE age > ?1 ORDER BY analyzed_at LIMIT 16",
-            )?
-            .query_map([horizon], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
-        for save in &oldest {
-            for table in
-                ["matrices", "rotations", "pairs", "overlaps", "heads", "classifiers", "skipped"]
-            {
-                transaction.execute(&format!("DELETE FROM {table} WHERE save = ?1"), [save])?;
-            }
-            transaction.execute("UPDATE saves SET has_details = 0 WHERE id = ?1", [save])?;
-        }
-        transaction.commit()?;
-        Ok(oldest.len())
     }
 }
 

@@ -8,7 +8,7 @@ use super::kind::Jump;
 pub(super) const WINDOW: usize = 8;
 
 /// From the median absolute deviation to the standard deviation of a normal law.
-const NORMAL: f64 = 1.4826;
+pub(super) const NORMAL: f64 = 1.4826;
 
 /// A deviation below this is rounding; z stays finite where nothing moved before.
 const LEAST_DEVIATION: f64 = 1e-9;

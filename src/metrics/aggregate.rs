@@ -104,6 +104,12 @@ fn summary(run: &RunFacts, label: &str, series: &mut Series) {
     ] {
         series.put_known(id, &[label], value);
     }
+    for (metric, value) in &run.eval {
+        series.put(Id::EvalMetric, &[label, metric], *value);
+    }
+    for ((metric, pair), z) in &run.reference_deviations {
+        series.put(Id::ReferenceDeviation, &[label, metric, pair], *z);
+    }
     for (pair, best) in &run.alignment_best {
         series.put(Id::AlignmentBest, &[label, pair], *best);
     }

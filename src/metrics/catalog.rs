@@ -151,6 +151,8 @@ catalog! {
             "Learning rate at the analysed step, as the trainer logged it.";
         Gauge GradNorm "grad_norm" ["run"]
             "Gradient norm at the analysed step, as the trainer logged it.";
+        Gauge EvalMetric "eval_metric" ["run", "metric"]
+            "Last evaluation at the analysed step, as the trainer logged it as eval_METRIC.";
         Gauge AlignmentMean "alignment_mean" ["run", "pair"]
             "Mean gram_correlation over layers and heads; rising means adjacent layers align, a sudden fall means something broke.";
         Gauge AlignmentBest "alignment_best" ["run", "pair"]
@@ -167,6 +169,8 @@ catalog! {
             "Anomalies that are not over; back to 0 means recovered, or lasting so long that it is the new order.";
         Gauge AnomalyZscore "anomaly_zscore" ["run", "kind", "pair"]
             "Robust z of the last change against those before, the farthest out of all pairs or matrices; beyond 8 and large is an anomaly.";
+        Gauge ReferenceDeviation "reference_deviation_zscore" ["run", "metric", "pair"]
+            "Robust z against the reference runs at the same step; beyond 8 it is as far as an anomaly, absent where none reaches that step.";
         Gauge LastGoodStep "last_good_step" ["run"]
             "Newest save with finite weights before every open anomaly; absent while there is none.";
     }

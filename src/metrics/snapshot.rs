@@ -172,6 +172,10 @@ pub struct RunFacts {
     pub learning_rate: Option<f64>,
     /// Gradient norm at the analysed step.
     pub grad_norm: Option<f64>,
+    /// Evaluation metric → its last value at the analysed step.
+    pub eval: BTreeMap<String, f64>,
+    /// What is compared and pair, empty for the whole → robust z against the reference runs.
+    pub reference_deviations: BTreeMap<(&'static str, &'static str), f64>,
     /// Pair → highest `alignment_mean` so far.
     pub alignment_best: BTreeMap<String, f64>,
     /// Pair → analysed saves since the best was improved.

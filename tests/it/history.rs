@@ -9,7 +9,7 @@ use weightvane::checkpoint::TrainerState;
 use weightvane::diagnostics::Report;
 use weightvane::history::{
     Anomaly, FILE, Kind, Opened, Place, Point, Record, SaveKey, SaveOutcome, Severity, Store,
-    StoreError, StoredAge, StoredRun, Subject,
+    StoreError, StoredAge, StoredRun, Subject, Summary,
 };
 
 use crate::support::{measure, tests_dir};
@@ -22,8 +22,13 @@ fn counters(entries: &[(&str, &str, f64)]) -> BTreeMap<(String, String), f64> {
 }
 
 fn record(step: u64, report: Report) -> Record {
-    let alignment = BTreeMap::from([("v_o", 1.0 / 3.0), ("chain", -0.1)]);
-    let ln_gap = BTreeMap::from([((Some(1), "v_o"), 0.7), ((None, "chain"), -2.5)]);
+    let summary = Summary {
+        alignment: BTreeMap::from([("v_o", 1.0 / 3.0), ("chain", -0.1)]),
+        ln_gap: BTreeMap::from([((Some(1), "v_o"), 0.7), ((None, "chain"), -2.5)]),
+        ln_commutator: BTreeMap::from([("v_o", 0.1)]),
+        ln_update: Some(-6.5),
+        ln_norm: Some(1.0 / 7.0),
+    };
     let trainer = TrainerState {
         global_step: Some(step),
         max_steps: Some(9000),
@@ -33,6 +38,7 @@ fn record(step: u64, report: Report) -> Record {
         loss: Some(0.1 + 0.2),
         learning_rate: Some(0.1),
         grad_norm: None,
+        eval: BTreeMap::from([("loss".to_owned(), 1.0 / 3.0), ("f1".to_owned(), 0.5)]),
     };
     Record {
         run_path: "/runs/a".into(),
@@ -48,7 +54,11 @@ fn record(step: u64, report: Report) -> Record {
         place: Place { segment: 1, step },
         age: StoredAge { segment: 1, step: Some(step), sequence: step + 7 },
         step: Some(step),
-        outcome: SaveOutcome::Measured { report: Arc::new(report), trainer, alignment, ln_gap },
+        outcome: SaveOutcome::Measured {
+            report: Arc::new(report),
+            trainer: Box::new(trainer),
+            summary: Box::new(summary),
+        },
         judged: Some(Place { segment: 1, step }),
         anomalies: Vec::new(),
         run_counters: counters(&[("analyzed", "", 1.0), ("skipped", "outrun", 2.0)]),
@@ -57,7 +67,7 @@ fn record(step: u64, report: Report) -> Record {
 }
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir).unwrap().0
+    Store::open(dir, false).unwrap().0
 }
 
 fn only_run(store: &Store) -> StoredRun {
@@ -86,13 +96,12 @@ fn reports_come_back_to_the_bit() {
         let run = only_run(&open(dir.path()));
         let (at, found, trainer) = run.newest.unwrap();
         assert_eq!(all(&found), all(&report), "{fixture}");
-        let SaveOutcome::Measured { trainer: wanted, alignment, ln_gap, .. } = &record.outcome
-        else {
+        let SaveOutcome::Measured { trainer: wanted, summary, .. } = &record.outcome else {
             unreachable!()
         };
-        assert_eq!(&trainer, wanted);
+        assert_eq!(&trainer, &**wanted);
         let save = &run.saves[at];
-        assert_eq!((&save.alignment, &save.ln_gap), (alignment, ln_gap));
+        assert_eq!(&save.summary, &**summary);
         assert_eq!((&save.key, save.place, save.age), (&record.key, record.place, record.age));
         assert_eq!((save.saved_at, save.step, save.seconds), (record.saved_at, Some(500), 0.5));
         assert_eq!(run.counters, record.run_counters);
@@ -181,7 +190,7 @@ fn a_damaged_database_is_moved_aside_and_made_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         fs::write(&path, bytes).unwrap();
-        let (mut store, opened) = Store::open(dir.path()).unwrap();
+        let (mut store, opened) = Store::open(dir.path(), false).unwrap();
         if let Opened::MovedAside(aside) = opened {
             assert_eq!(fs::read(aside).unwrap(), bytes, "{what}");
             assert!(store.runs().unwrap().is_empty());
@@ -191,7 +200,7 @@ fn a_damaged_database_is_moved_aside_and_made_anew() {
         store.record(&small(5000)).unwrap();
         assert!(store.runs().unwrap().iter().any(|run| run.newest.is_some()), "{what}");
         drop(store);
-        assert_eq!(Store::open(dir.path()).unwrap().1, Opened::Existing, "{what}");
+        assert_eq!(Store::open(dir.path(), false).unwrap().1, Opened::Existing, "{what}");
     };
     for cut in [1, 100, 512, 4096, 10_000, bytes.len() / 2, bytes.len() - 4096] {
         damage(&bytes[..cut], &format!("cut at {cut}"));
@@ -215,9 +224,92 @@ fn a_database_of_a_later_version_is_left_alone() {
     // `user_version` stands at offset 60.
     bytes[60..64].copy_from_slice(&99u32.to_be_bytes());
     fs::write(&path, &bytes).unwrap();
-    let error = Store::open(dir.path()).unwrap_err();
+    let error = Store::open(dir.path(), false).unwrap_err();
     assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_large_database_is_looked_through_only_where_it_is_suspect() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    (0..50).for_each(|step| store.record(&small(step)).unwrap());
+    drop(store);
+    let path = dir.path().join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len() - 4096;
+    bytes[end..].fill(0xff);
+    fs::write(&path, &bytes).unwrap();
+    // A hole makes it large without taking room.
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(300 << 20).unwrap();
+    assert_eq!(Store::open(dir.path(), false).unwrap().1, Opened::Existing);
+    assert!(matches!(Store::open(dir.path(), true).unwrap().1, Opened::MovedAside(_)));
+}
+
+#[test]
+fn a_database_of_version_1_is_brought_up_with_what_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("../../src/history/store/schema-1.sql")).unwrap();
+    old.execute_batch(
+        "PRAGMA user_version = 1; INSERT INTO runs (id, path, name) VALUES (1, '/runs/a', 'a');
+         INSERT INTO saves (run, path, modified_ns, size_bytes, analyzed_at, analysis_seconds, segment,
+         place, age_segment, sequence, state, has_details) VALUES (1, 's', 1, 2, 3, 4, 0, 100, 0, 0,
+         'analyzed', 1);",
+    )
+    .unwrap();
+    drop(old);
+    let (mut store, opened) = Store::open(dir.path(), false).unwrap();
+    assert_eq!(opened, Opened::Existing);
+    let new = small(200);
+    store.record(&Record { place: Place { segment: 0, step: 200 }, ..new.clone() }).unwrap();
+    let run = only_run(&store);
+    let SaveOutcome::Measured { trainer, .. } = new.outcome else { unreachable!() };
+    assert_eq!(run.saves.iter().map(|s| s.place.step).collect::<Vec<_>>(), [100, 200]);
+    assert_eq!(run.saves[1].trainer.eval, trainer.eval);
+    drop(store);
+    let version = rusqlite::Connection::open(&path).unwrap();
+    let version: i64 = version.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
+}
+
+#[test]
+fn a_record_that_can_never_be_written_is_told_from_a_disk_that_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let mut nan = small(100);
+    let SaveOutcome::Measured { summary, .. } = &mut nan.outcome else { unreachable!() };
+    summary.ln_norm = Some(f64::NAN);
+    let error = store.record(&nan).unwrap_err();
+    assert!(error.is_of_the_record() && !error.is_damage(), "{error}");
+    assert!(store.runs().unwrap().is_empty(), "nothing of it is written");
+    store.record(&small(200)).unwrap();
+}
+
+#[test]
+fn what_is_old_goes_and_runs_without_a_directory_go_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    let here = dir.path().to_str().unwrap();
+    for step in 0..60_u32 {
+        for run_path in ["/no/such/run", here] {
+            let mut record = small(step.into());
+            record.run_path = run_path.into();
+            record.analyzed_at = 1000.0 + f64::from(step);
+            store.record(&record).unwrap();
+        }
+    }
+    assert_eq!(store.forget_before(1000.0).unwrap(), 0);
+    // Of either run the first ten go, which are older, but of the last forty none.
+    assert_eq!(store.forget_before(1010.0).unwrap(), 20);
+    assert_eq!(store.runs().unwrap().len(), 2);
+    assert_eq!(store.forget_before(2000.0).unwrap(), 20 + 60);
+    let run = only_run(&store);
+    assert_eq!((run.path.as_str(), run.saves.len(), run.judged.len()), (here, 60, 40));
+    assert!(run.judged.iter().all(|point| !point.pairs.is_empty()));
+    assert_eq!(store.shrink_to(0).unwrap(), 0, "its directory is there");
 }
 
 #[test]
@@ -225,17 +317,20 @@ fn of_old_saves_the_details_go_first() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
     let report = measure(&tests_dir("it/golden/layouts/gpt2"), &[1, 4]);
-    (0..120).for_each(|step| store.record(&record(step, report.clone())).unwrap());
+    let here = dir.path().to_str().unwrap();
+    for step in 0..120 {
+        let record = Record { run_path: here.into(), ..record(step, report.clone()) };
+        store.record(&record).unwrap();
+    }
     drop(store);
     let before = fs::metadata(dir.path().join(FILE)).unwrap().len();
     let mut store = open(dir.path());
     assert_eq!(store.shrink_to(u64::MAX).unwrap(), 0);
     let n = store.shrink_to(0).unwrap();
     assert_eq!(n, 80, "all but the last forty");
-    assert_eq!(store.shrink_to(0).unwrap(), 0);
     let run = only_run(&store);
     assert_eq!(run.saves.len(), 120, "each is still known");
-    assert!(run.saves.iter().all(|save| !save.alignment.is_empty()));
+    assert!(run.saves.iter().all(|save| !save.summary.alignment.is_empty()));
     assert!(run.judged.len() == 40 && run.judged.iter().all(|p| !p.pairs.is_empty()));
     drop(store);
     let after = fs::metadata(dir.path().join(FILE)).unwrap().len();

@@ -47,8 +47,12 @@ impl Run {
             |age: &Age| age.segment == queued.age.segment || age.step < queued.age.step;
         let previous = self.saves.range(..queued.age).rev().find(|(age, _)| came_before(age));
         let path = previous.map(|(_, seen)| seen.path.clone());
-        let save = previous.map(|(age, seen)| self.origin(&seen.path, age.step, seen.modified_ns));
-        let is_of = |age: &Age| previous.is_some_and(|(before, _)| before == age);
+        let seen = previous.map(|(age, seen)| (*age, seen.path.clone(), seen.modified_ns));
+        // One that was recorded before the start may be gone, but not what is kept of it.
+        let recorded = self.recorded_before(queued.age, &came_before);
+        let latest = seen.into_iter().chain(recorded).max_by_key(|(age, ..)| *age);
+        let save = latest.as_ref().map(|(age, path, at)| self.origin(path, age.step, *at));
+        let is_of = |age: &Age| latest.as_ref().is_some_and(|(before, ..)| before == age);
         if known.is_none_or(|(age, _)| is_of(age)) {
             Before { path, save, baseline: held(), ask_disk }
         } else {
@@ -63,6 +67,18 @@ impl Run {
 
     fn origin(&self, save: &Path, step: Option<u64>, modified_ns: Option<i64>) -> Origin {
         Origin { run: absolute(&self.path), save: absolute(save), step, modified_ns }
+    }
+
+    /// The last save before `age` that was measured before the start and not seen since.
+    fn recorded_before(
+        &self,
+        age: Age,
+        came_before: &dyn Fn(&Age) -> bool,
+    ) -> Option<(Age, PathBuf, Option<i64>)> {
+        let measured = self.known.iter().filter(|(_, known)| known.error.is_none());
+        let before = measured.filter(|(_, known)| known.age < age && came_before(&known.age));
+        let (key, known) = before.max_by_key(|(_, known)| known.age)?;
+        Some((known.age, PathBuf::from(&key.path), Some(key.modified_ns)))
     }
 
     /// Whether the next save will start from what is kept of this one.

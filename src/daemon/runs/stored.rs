@@ -8,7 +8,6 @@ use super::kept::{Seen, absolute, modified_ns};
 use super::{INTERVALS, Run, save_time};
 use crate::daemon::job::Done;
 use crate::daemon::queue::{Age, Queued};
-use crate::daemon::trend::Summary;
 use crate::history::{
     Anomaly, Chronicle, Kind, Place, Record, Rules, SaveKey, SaveOutcome, StoredAge, StoredRun,
     StoredSave,
@@ -19,9 +18,9 @@ use crate::watch::SettledSave;
 /// A save that was recorded before the start.
 #[derive(Debug)]
 pub(super) struct Known {
-    age: Age,
+    pub(super) age: Age,
     /// Why it was not measured.
-    error: Option<String>,
+    pub(super) error: Option<String>,
 }
 
 /// The parts of a record that are known before its job is taken in.
@@ -102,8 +101,7 @@ impl Run {
                 self.trend.resume_at(save.place.step);
             }
             self.last_place = self.last_place.max(save.place);
-            let summary = Summary { alignment: save.alignment, ln_gap: save.ln_gap };
-            self.trend.add(save.place.step, summary, &save.trainer);
+            self.trend.add(save.place.step, save.summary, &save.trainer);
         }
         self.known.insert(save.key, Known { age, error: save.error });
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::metrics::RunFacts;
 use crate::watch::{FileKind, FileStamp};
 
 const PATIENCE: Patience =

@@ -216,6 +216,9 @@ fn a_plateau_is_information_and_a_warning_beside_a_flat_loss() {
     assert_eq!(flat(0.01, &|i| Some(3.0 - 0.1 * real(i))), info);
     assert_eq!(flat(0.01, &|_| Some(3.0)), [(Kind::Plateau, 700, Severity::Warning)]);
     assert_eq!(flat(1e-5, &|_| Some(3.0)), [], "weights at rest");
+    // The loss stops later than the alignment: then it is told once more.
+    let warning = (Kind::Plateau, 1000, Severity::Warning);
+    assert_eq!(flat(0.01, &|i| Some(3.0 - 0.2 * real(i.min(5)))), [info[0], warning]);
 }
 
 #[test]

@@ -24,6 +24,18 @@ const TABLES: &[Table] = &[
                 FROM saves s JOIN runs r ON r.id = s.run {where} ORDER BY r.name, s.segment, s.place",
     },
     Table {
+        name: "evaluations",
+        query: "SELECT r.name AS run, s.step, s.saved_at, t.metric, t.value FROM evaluations t \
+                JOIN saves s ON s.id = t.save JOIN runs r ON r.id = s.run {where} \
+                ORDER BY r.name, s.segment, s.place, t.metric",
+    },
+    Table {
+        name: "summaries",
+        query: "SELECT r.name AS run, s.step, s.saved_at, t.metric, t.layer, t.pair, t.value \
+                FROM summaries t JOIN saves s ON s.id = t.save JOIN runs r ON r.id = s.run {where} \
+                ORDER BY r.name, s.segment, s.place, t.metric, t.pair, t.layer",
+    },
+    Table {
         name: "matrices",
         query: "SELECT r.name AS run, s.step, s.saved_at, t.name, t.layer, t.role, t.rows, t.cols, t.dtype, \
                 t.spectrum, t.frobenius_norm, t.spectral_norm, t.stable_rank, t.effective_rank, \

@@ -12,6 +12,7 @@ use crate::diagnostics::Report;
 use crate::history::judge::HORIZON;
 use crate::history::kind::{Anomaly, Kind, Severity, Subject};
 use crate::history::point::{Place, Point};
+use crate::history::summary::Summary;
 
 /// Saves of one run that are handed out, the newest; anomalies that are over, likewise.
 const MAX_SAVES: usize = 10_000;
@@ -60,10 +61,8 @@ pub struct StoredSave {
     pub error: Option<String>,
     /// The trainer's record.
     pub trainer: TrainerState,
-    /// Pair → mean gram correlation.
-    pub alignment: BTreeMap<&'static str, f64>,
-    /// Layer and pair → ln of the conserved gap.
-    pub ln_gap: BTreeMap<(Option<usize>, &'static str), f64>,
+    /// Its measurements in a few numbers.
+    pub summary: Summary,
 }
 
 impl Store {
@@ -151,10 +150,24 @@ impl Store {
             let Some(save) = at.get(&row.get(0)?).and_then(|i| saves.get_mut(*i)) else { continue };
             let (metric, pair): (String, String) = (row.get(1)?, row.get(3)?);
             let layer = maybe(row, "layer")?.and_then(|layer| usize::try_from(layer).ok());
+            let (summary, value) = (&mut save.summary, row.get(4)?);
             match metric.as_str() {
-                "alignment_mean" => drop(save.alignment.insert(word(&pair), row.get(4)?)),
-                "ln_gap" => drop(save.ln_gap.insert((layer, word(&pair)), row.get(4)?)),
+                "alignment_mean" => drop(summary.alignment.insert(word(&pair), value)),
+                "ln_commutator" => drop(summary.ln_commutator.insert(word(&pair), value)),
+                "ln_gap" => drop(summary.ln_gap.insert((layer, word(&pair)), value)),
+                "ln_update" => summary.ln_update = Some(value),
+                "ln_norm" => summary.ln_norm = Some(value),
                 _ => {}
+            }
+        }
+        let mut all = self.connection.prepare_cached(
+            "SELECT save, metric, value FROM evaluations WHERE save IN \
+             (SELECT id FROM saves WHERE run = ?1)",
+        )?;
+        let mut rows = all.query([run])?;
+        while let Some(row) = rows.next()? {
+            if let Some(save) = at.get(&row.get(0)?).and_then(|i| saves.get_mut(*i)) {
+                save.trainer.eval.insert(row.get(1)?, row.get(2)?);
             }
         }
         Ok(saves)
@@ -217,9 +230,9 @@ fn save(row: &Row<'_>) -> rusqlite::Result<StoredSave> {
             loss: row.get("train_loss")?,
             learning_rate: row.get("learning_rate")?,
             grad_norm: row.get("grad_norm")?,
+            eval: BTreeMap::new(),
         },
-        alignment: BTreeMap::new(),
-        ln_gap: BTreeMap::new(),
+        summary: Summary::default(),
     })
 }
 

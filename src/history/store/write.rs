@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use rusqlite::{Transaction, params};
 
 use super::{Record, SaveOutcome, index, rows, signed};
+use crate::checkpoint::TrainerState;
 use crate::history::kind::Anomaly;
+use crate::history::summary::Summary;
 
 /// Writes a record within a transaction. A save that is there with this content is not written again.
 pub(super) fn record(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
     let run = run_id(transaction, record)?;
     if let Some(save) = insert_save(transaction, run, record)?
-        && let SaveOutcome::Measured { report, alignment, ln_gap, .. } = &record.outcome
+        && let SaveOutcome::Measured { report, trainer, summary } = &record.outcome
     {
         rows::insert(transaction, save, report)?;
-        summaries(transaction, save, alignment, ln_gap)?;
+        summaries(transaction, save, summary)?;
+        evaluations(transaction, save, trainer)?;
         forget_skipped(transaction, run)?;
     }
     for anomaly in &record.anomalies {
@@ -111,20 +114,36 @@ fn insert_save(
     Ok(Some(save))
 }
 
-fn summaries(
-    transaction: &Transaction<'_>,
-    save: i64,
-    alignment: &BTreeMap<&'static str, f64>,
-    ln_gap: &BTreeMap<(Option<usize>, &'static str), f64>,
-) -> rusqlite::Result<()> {
+fn summaries(transaction: &Transaction<'_>, save: i64, summary: &Summary) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(
         "INSERT INTO summaries (save, metric, layer, pair, value) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
-    for (pair, value) in alignment {
-        insert.execute(params![save, "alignment_mean", None::<i64>, pair, value])?;
+    let Summary { alignment, ln_gap, ln_commutator, ln_update, ln_norm } = summary;
+    for (metric, of_pairs) in [("alignment_mean", alignment), ("ln_commutator", ln_commutator)] {
+        for (pair, value) in of_pairs {
+            insert.execute(params![save, metric, None::<i64>, pair, value])?;
+        }
     }
     for ((layer, pair), value) in ln_gap {
         insert.execute(params![save, "ln_gap", layer.map(index), pair, value])?;
+    }
+    for (metric, value) in [("ln_update", ln_update), ("ln_norm", ln_norm)] {
+        if let Some(value) = value {
+            insert.execute(params![save, metric, None::<i64>, "", value])?;
+        }
+    }
+    Ok(())
+}
+
+fn evaluations(
+    transaction: &Transaction<'_>,
+    save: i64,
+    trainer: &TrainerState,
+) -> rusqlite::Result<()> {
+    let mut insert = transaction
+        .prepare_cached("INSERT INTO evaluations (save, metric, value) VALUES (?1, ?2, ?3)")?;
+    for (metric, value) in &trainer.eval {
+        insert.execute(params![save, metric, value])?;
     }
     Ok(())
 }

@@ -157,6 +157,8 @@ fn full_run() -> RunFacts {
         train_loss: Some(2.5),
         learning_rate: Some(3e-4),
         grad_norm: Some(1.25),
+        eval: BTreeMap::from([("loss".to_owned(), 2.75)]),
+        reference_deviations: BTreeMap::from([(("alignment", "v_o"), -1.5), (("norm", ""), 0.5)]),
         alignment_best: of_pair(0.5),
         alignment_saves_since_improvement: count(3),
         alignment_steps_since_improvement: count(1500),

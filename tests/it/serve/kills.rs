@@ -76,7 +76,7 @@ fn kills_at_random_times_lose_nothing_and_count_nothing_twice() {
     let killed = facts(&daemon.wait("all saves", done));
     daemon.signal(Signal::TERM);
     daemon.end();
-    let (store, _) = Store::open(&state).unwrap();
+    let (store, _) = Store::open(&state, false).unwrap();
     let runs = store.runs().unwrap();
     let mut steps: Vec<Option<u64>> = runs[0].saves.iter().map(|save| save.step).collect();
     steps.dedup();

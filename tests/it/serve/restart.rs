@@ -114,6 +114,34 @@ fn a_restart_serves_what_was_measured_and_reads_no_weights() {
 }
 
 #[test]
+fn what_was_known_is_served_though_rotation_took_the_saves() {
+    let place = Place::new(FAST);
+    let state = place.dir.path().join("state");
+    (0..3).for_each(|i| add_save(&place, 100 * i));
+    let daemon = started(&place, &state);
+    let before = daemon.wait_analyzed("run", 3);
+    daemon.signal(Signal::TERM);
+    daemon.end();
+    for step in [0, 100, 200] {
+        fs::remove_dir_all(place.root.join(format!("run/checkpoint-{step}"))).unwrap();
+    }
+    let daemon = started(&place, &state);
+    let after = daemon.wait("the run", |m| m.runs() == ["run"]);
+    for name in ["gram_correlation", "weight_norm", "checkpoint_analyzed_step", "run_active"] {
+        assert!(!before.all(name, &[]).is_empty(), "{name}");
+        assert_eq!(after.all(name, &[]), before.all(name, &[]), "{name}");
+    }
+    // The next save is the next of this run.
+    add_save(&place, 300);
+    let last = daemon.wait_analyzed("run", 4);
+    assert_eq!(last.value("checkpoint_analyzed_step", &[("run", "run")]), Some(300.0));
+    assert_eq!(last.runs(), ["run"]);
+    let report = daemon.get("/api/v1/runs/run").1;
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["matrices"][0]["update_ratio"].as_f64().is_some(), "from what is kept of it");
+}
+
+#[test]
 fn tables_of_the_history_are_printed_while_the_daemon_runs() {
     let place = Place::new(FAST);
     let state = place.dir.path().join("state");
@@ -141,14 +169,16 @@ fn tables_of_the_history_are_printed_while_the_daemon_runs() {
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 2 * report["matrices"].as_array().unwrap().len());
     assert_eq!(rows[0]["step"], 0);
-    for table in ["rotations", "overlaps", "heads", "classifiers", "anomalies"] {
+    for table in
+        ["evaluations", "summaries", "rotations", "overlaps", "heads", "classifiers", "anomalies"]
+    {
         let (code, text, said) = print(&[table]);
         assert!(code == 0 && text.starts_with("run,") && said.is_empty(), "{table}: {said}");
     }
     assert_eq!(print(&["pairs", "--run", "none"]).1.lines().count(), 1);
     let (code, _, said) = print(&["weights"]);
     assert_eq!((code, said.lines().count()), (2, 1), "{said}");
-    assert!(said.contains("found weights, expected saves, matrices"), "{said}");
+    assert!(said.contains("found weights, expected saves, evaluations"), "{said}");
     let nowhere = place.dir.path().join("nowhere");
     let out = run(&["history".as_ref(), nowhere.as_os_str(), "saves".as_ref()]);
     assert_eq!(out.status.code(), Some(66));
@@ -171,7 +201,7 @@ fn a_history_that_cannot_be_written_is_told_and_recovers() {
     assert_eq!(said.len(), 1, "{said:?}");
     daemon.signal(Signal::TERM);
     daemon.end();
-    let (store, _) = Store::open(&state).unwrap();
+    let (store, _) = Store::open(&state, false).unwrap();
     assert_eq!(store.runs().unwrap()[0].saves.len(), 1, "what waited is written");
 }
 

@@ -1,0 +1,172 @@
+//! What scans and the store say of runs: found, restored, gone.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::{debug, info};
+
+use super::{Scheduler, unix_now, watch_mode};
+use crate::daemon::counters::take_daemon_counters;
+use crate::daemon::recorder::Restored;
+use crate::daemon::root::Scanned;
+use crate::daemon::runs::{Run, absolute};
+use crate::history::{Rules, StoredRun};
+use crate::watch::SettledSave;
+
+/// How long names wait for a slow root at the start.
+const NAMING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long scans wait for what was recorded before the start: what comes before it is measured
+/// again.
+const RESTORING_PATIENCE: Duration = Duration::from_mins(1);
+
+impl Scheduler {
+    /// Takes in scans in such an order that names do not depend on which root is faster: until all
+    /// roots before it were scanned once, a root's scans wait. A root that hangs holds up the others
+    /// for [`NAMING_PATIENCE`] only.
+    pub(super) fn take_held(&mut self) {
+        if !self.is_restored && self.now() < RESTORING_PATIENCE {
+            return;
+        }
+        let patient = self.now() < NAMING_PATIENCE;
+        loop {
+            let first_missing = self.scanned.iter().position(|s| !s).unwrap_or(usize::MAX);
+            let ready = |s: &Scanned| !patient || s.root <= first_missing;
+            let Some(at) = self.held.iter().position(ready) else { return };
+            let scanned = self.held.remove(at);
+            self.scanned(scanned);
+        }
+    }
+
+    fn scanned(&mut self, scanned: Scanned) {
+        let now = self.now();
+        let Scanned { root, mode, settled, pending, gone, gone_paths, n_errors, root_seen } =
+            scanned;
+        self.scanned[root] = true;
+        let root_path = self.roots[root].path.display().to_string();
+        self.facts.watch_modes.insert(root_path, watch_mode(&mode));
+        if root_seen {
+            self.root_scanned_at[root] = unix_now();
+        }
+        // The oldest counts: one root that hangs must show beside others that do not.
+        let oldest = self.root_scanned_at.iter().copied().reduce(f64::min);
+        self.facts.last_scan_timestamp_seconds = oldest;
+        self.facts.scan_errors_total += n_errors;
+        let pending_runs = pending.iter().map(|p| (p.run.clone(), p.run_path.clone()));
+        let settled_runs = settled.iter().map(|s| (s.run.clone(), s.run_path.clone()));
+        let mut here: Vec<(String, PathBuf)> = settled_runs.chain(pending_runs).collect();
+        here.sort();
+        here.dedup_by(|a, b| a.0 == b.0);
+        for (run, path) in here {
+            self.found(root, run, path, now);
+        }
+        for save in settled {
+            self.settled(root, save, now);
+        }
+        for run in self.runs.values_mut().filter(|r| r.root == root) {
+            run.pending(&pending);
+        }
+        let patience = self.patience();
+        let is_gone =
+            |r: &Run| r.root == root && (gone.contains(&r.below) || gone_paths.contains(&r.path));
+        let forgotten: Vec<String> = self
+            .runs
+            .values()
+            .filter(|r| {
+                let waits = self.queue.len(&r.name) > 0;
+                is_gone(r) || !waits && r.forgettable(patience, now)
+            })
+            .map(|r| r.name.clone())
+            .collect();
+        for name in forgotten {
+            self.forget(&name);
+        }
+    }
+
+    /// A run has saves below a root: it may be new, or known from before the start by its path.
+    fn found(&mut self, root: usize, below: String, path: PathBuf, now: Duration) {
+        let is_it = |r: &&mut Run| r.root == root && (r.below == below || r.path == path);
+        if let Some(known) = self.runs.values_mut().find(is_it) {
+            known.below = below;
+            return;
+        }
+        let name = self.names.of(root, &self.roots[root].path, &below, &path);
+        info!(run = name, ?path, "found a run");
+        self.n_runs += 1;
+        self.runs.insert(name.clone(), Run::new(self.n_runs, name, below, path, root, now));
+    }
+
+    fn forget(&mut self, name: &str) {
+        info!(run = name, "run is gone");
+        if let Some(run) = self.runs.remove(name) {
+            self.past.keep(name, run.into_trend());
+        }
+        self.queue.forget(name);
+        self.names.forget(name);
+        self.dropped_for.remove(name);
+        self.facts.series_dropped_total.remove(name);
+    }
+
+    /// A save came to rest: it is queued under the run's name over all roots.
+    fn settled(&mut self, root: usize, save: SettledSave, now: Duration) {
+        let Some(run) = self.runs.values_mut().find(|r| r.root == root && r.below == save.run)
+        else {
+            return;
+        };
+        if run.knows(&save, now) {
+            debug!(run = run.name, path = ?save.path, "save was measured before");
+            return;
+        }
+        debug!(run = run.name, path = ?save.path, "save is complete");
+        let queued = run.settled(save, now);
+        for _ in 0..self.queue.push(&run.name, queued) {
+            run.outrun();
+        }
+    }
+
+    /// Takes in what was recorded before the start: runs below the roots are served at once, as they
+    /// were. Too late, it is of no use.
+    pub(super) fn restored(&mut self, restored: Restored) {
+        if !self.is_restored && self.scanned.iter().all(|scanned| !scanned) {
+            take_daemon_counters(&mut self.facts, &restored.daemon_counters);
+            for run in restored.runs {
+                self.restore(run);
+            }
+            for (index, root) in self.roots.iter().enumerate() {
+                let here = self.runs.values().filter(|run| run.root == index);
+                root.expect(here.map(|run| run.path.clone()).collect());
+            }
+            self.compare();
+        }
+        self.is_restored = true;
+    }
+
+    fn restore(&mut self, stored: StoredRun) {
+        // The path as a scan of the root will give it.
+        let path = self.roots.iter().enumerate().find_map(|(index, root)| {
+            let stored = PathBuf::from(&stored.path);
+            let below = stored.strip_prefix(absolute(&root.path)).ok()?;
+            let is_root = below.as_os_str().is_empty();
+            Some((index, if is_root { root.path.clone() } else { root.path.join(below) }))
+        });
+        let rules = self.rules_of(&stored.name).clone();
+        let name = stored.name.clone();
+        let taken = path.filter(|(root, path)| self.names.take(&name, *root, path));
+        let (root, path) = taken.clone().unwrap_or_default();
+        self.n_runs += 1;
+        // What the run is called below its root, its first scan will say.
+        let mut run = Run::new(self.n_runs, name.clone(), String::new(), path, root, self.now());
+        run.restore(stored, &rules);
+        if taken.is_some() {
+            self.dropped_for.insert(name.clone(), run.n_analyzed);
+            self.runs.insert(name, run);
+        } else {
+            // It may still be what others are compared with.
+            self.past.keep(&name, run.into_trend());
+        }
+    }
+
+    pub(super) fn rules_of(&self, run: &str) -> &Rules {
+        self.settings.of_run(run).map_or(&self.settings.anomalies, |settings| &settings.anomalies)
+    }
+}

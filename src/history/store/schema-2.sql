@@ -1,0 +1,9 @@
+-- Version 2: what the trainer logged as `eval_NAME`, by NAME, at each save.
+-- Summaries also hold `ln_commutator` by pair, `ln_update` and `ln_norm` of the whole.
+
+CREATE TABLE evaluations (
+    save INTEGER NOT NULL REFERENCES saves (id) ON DELETE CASCADE,
+    metric TEXT NOT NULL,
+    value REAL NOT NULL,
+    PRIMARY KEY (save, metric)
+) WITHOUT ROWID;
