@@ -161,8 +161,17 @@ struct DemoArgs {
     seconds: Option<u64>,
     #[arg(long, help = "Train a linear network instead of a ReLU one")]
     linear: bool,
+    /// Weight decay λ: how fast layers balance, 2ηλ a step with η = 0.16
+    #[arg(long, value_name = "LAMBDA", default_value_t = 1e-3, value_parser = decay)]
+    weight_decay: f64,
     #[command(flatten)]
     serve: ServeArgs,
+}
+
+/// From 0, where the gaps of a linear network stand still, to where nothing is learnt.
+fn decay(text: &str) -> Result<f64, String> {
+    let found = text.parse::<f64>().ok().filter(|value| (0.0..=0.1).contains(value));
+    found.ok_or_else(|| "expected a number from 0 to 0.1".to_owned())
 }
 
 /// Runs what is typed and tells how it ended.

@@ -135,9 +135,11 @@ fn spawn_trainer(
     stop: Arc<AtomicBool>,
 ) -> Result<std::thread::JoinHandle<Trained>, Failure> {
     let activation = if args.linear { Activation::Linear } else { Activation::Relu };
+    let config =
+        TrainerConfig { weight_decay: args.weight_decay, ..TrainerConfig::demo(activation) };
     let end = args.seconds.map(Duration::from_secs);
     let spawned = std::thread::Builder::new().name("trainer".into()).spawn(move || {
-        let trained = train(activation, run_dir, end, &stop);
+        let trained = train(config, run_dir, end, &stop);
         // The last save gets the time to be seen before the demo ends.
         if trained.is_ok() {
             wait(Instant::now() + SAVE_INTERVAL, &stop);
@@ -150,12 +152,12 @@ fn spawn_trainer(
 
 /// Trains until the end, by the clock, and saves as it goes.
 fn train(
-    activation: Activation,
+    config: TrainerConfig,
     run_dir: PathBuf,
     end: Option<Duration>,
     stop: &AtomicBool,
 ) -> Trained {
-    let mut trainer = Trainer::new(TrainerConfig::demo(activation));
+    let mut trainer = Trainer::new(config);
     let mut writer = CheckpointWriter::new(run_dir, std::num::NonZeroUsize::new(KEEP), None);
     // A short demo shows the same minute faster; the last interval is for the last save to be seen.
     let length = end.map(|end| end.saturating_sub(SAVE_INTERVAL).max(SAVE_INTERVAL));

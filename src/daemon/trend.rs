@@ -18,9 +18,7 @@ const RIDGE_WINDOW: usize = 9;
 const RIDGE_MIN_SAVES: usize = 4;
 /// Least decay of ln gap, as predicted, over the window: below it the η² terms of the step identity
 /// and rounding are as large as the decay.
-const RIDGE_MIN_DECAY: f64 = 0.02;
-/// A gap this small beside the Grams is the floor of the decay, no longer the decay.
-const RIDGE_MIN_GAP_RATIO: f64 = 0.002;
+const RIDGE_MIN_DECAY: f64 = 0.1;
 /// Saves remembered of one run; of more, the oldest is forgotten.
 const MAX_SAVES: usize = 20_000;
 /// Saves of a reference on either side of the step that is compared.
@@ -50,7 +48,7 @@ pub(super) fn summary(report: &Report) -> Summary {
     let squares = report.matrices.iter().filter_map(|m| m.frobenius_norm).map(|norm| norm * norm);
     Summary {
         alignment: pair_means(report),
-        ln_gap: conserved_ln_gaps(report, RIDGE_MIN_GAP_RATIO),
+        ln_gap: conserved_ln_gaps(report),
         ln_commutator: ln_commutators(report),
         ln_update: update.map(f64::ln).and_then(known),
         ln_norm: known(squares.sum::<f64>().ln() / 2.0),

@@ -205,16 +205,13 @@ fn means<'a>(pairs: impl Iterator<Item = &'a PairReport>) -> BTreeMap<Arc<str>, 
 }
 
 /// ln of the conserved gap of every pair with a law, over the heads of a layer (or over its groups,
-/// where heads share keys and values: the law holds for those). Left out are gaps of at most
-/// `min_ratio` of the Grams: those are the floor of the decay, no longer the decay.
+/// where heads share keys and values: the law holds for those). Left out are gaps of at most 2 % of
+/// the Grams: those are the floor of the decay, no longer the decay.
 #[must_use]
-pub fn conserved_ln_gaps(
-    report: &Report,
-    min_ratio: f64,
-) -> BTreeMap<(Option<usize>, &'static str), f64> {
+pub fn conserved_ln_gaps(report: &Report) -> BTreeMap<(Option<usize>, &'static str), f64> {
     let mut squares: BTreeMap<(Option<usize>, &'static str), f64> = BTreeMap::new();
     for pair in &report.pairs {
-        let above_floor = pair.gap_ratio.is_some_and(|ratio| ratio > min_ratio);
+        let above_floor = pair.gap_ratio.is_some_and(|ratio| ratio > MIN_GAP_RATIO);
         if let (Some(gap), true) = (pair.law_gap, above_floor) {
             *squares.entry((pair.layer, pair.pair)).or_default() += gap * gap;
         }
@@ -228,5 +225,5 @@ fn gaps(report: &Report) -> Vec<(Arc<Subject>, f64)> {
         let subject = Subject { layer, pair: Some(pair.into()), head: None, name: "".into() };
         (Arc::new(subject), ln_gap)
     };
-    conserved_ln_gaps(report, MIN_GAP_RATIO).into_iter().map(of).collect()
+    conserved_ln_gaps(report).into_iter().map(of).collect()
 }

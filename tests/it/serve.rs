@@ -7,6 +7,7 @@ mod demo;
 mod discovery;
 mod kills;
 mod lifecycle;
+mod many;
 mod pins;
 mod process;
 mod reference;

@@ -1,14 +1,50 @@
 //! `weightvane demo`, from start to end.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::client::{Metrics, get};
 use super::process::{Daemon, PROGRAM};
 
 /// The number after `key` in a line.
 fn number(line: &str, key: &str) -> Option<f64> {
     line.split(key).nth(1)?.split_whitespace().next()?.parse().ok()
+}
+
+/// Layer and pair → the values of the ridge rate that a demo shows until it ends.
+fn ridge_rates(weight_decay: &str) -> BTreeMap<String, Vec<f64>> {
+    let temp = tempfile::tempdir().unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["demo", "--seconds", "20", "--linear", "--listen", "127.0.0.1:0"]);
+    command.args(["--weight-decay", weight_decay]).env("TMPDIR", temp.path());
+    let daemon = Daemon::start(command);
+    let mut rates: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    while let Ok((_, body)) = get(daemon.address, "/metrics") {
+        for (labels, rate) in Metrics(body).all("ridge_rate_ratio", &[("run", "linear")]) {
+            rates.entry(labels).or_default().push(rate);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(daemon.end().0.code(), Some(0));
+    rates
+}
+
+/// The ridge law: in a linear network under SGD the gap of every pair decays at twice ηλ a step. In the
+/// first hundreds of steps gradients are so large that their squares, times η², add to it.
+#[test]
+fn gaps_decay_at_the_rate_that_weight_decay_sets() {
+    for weight_decay in ["1e-3", "3e-3"] {
+        let rates = ridge_rates(weight_decay);
+        assert_eq!(rates.len(), 3, "{weight_decay}: {rates:?}");
+        for (layer, rates) in rates {
+            let last = rates[rates.len() - 1];
+            assert!((0.98..=1.02).contains(&last), "λ = {weight_decay}, {layer}: {rates:?}");
+            let sound = rates.iter().all(|rate| (0.95..=1.1).contains(rate));
+            assert!(sound, "λ = {weight_decay}, {layer}: {rates:?}");
+        }
+    }
 }
 
 #[test]
