@@ -257,7 +257,7 @@ impl Scheduler {
     /// Asks now and then whether the state directory can be written.
     fn check_state(&mut self) {
         let due = self.state_checked.is_none_or(|at| at.elapsed() >= STATE_INTERVAL);
-        if let (Some(state), true) = (&self.state, due) {
+        if let (Some(state), true) = (&mut self.state, due) {
             let is_recorded = self.recorder.as_ref().is_none_or(Recorder::is_ok);
             self.facts.state_store_ok = Some(state.is_writable() && is_recorded);
             self.state_checked = Some(Instant::now());

@@ -241,8 +241,9 @@ impl Store {
     /// As SQLite has them; then nothing of the record is written.
     pub fn record(&mut self, record: &Record) -> Result<(), StoreError> {
         let transaction = self.connection.transaction()?;
-        write::record(&transaction, record)?;
-        transaction.commit()?;
+        if write::record(&transaction, record)? {
+            transaction.commit()?;
+        }
         Ok(())
     }
 }

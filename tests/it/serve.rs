@@ -5,6 +5,7 @@ mod client;
 mod commands;
 mod demo;
 mod discovery;
+mod disk;
 mod kills;
 mod lifecycle;
 mod many;

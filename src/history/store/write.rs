@@ -9,12 +9,12 @@ use crate::checkpoint::TrainerState;
 use crate::history::kind::Anomaly;
 use crate::history::summary::Summary;
 
-/// Writes a record within a transaction. A save that is there with this content is not written again.
-pub(super) fn record(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
+/// Writes a record within a transaction. A save that is there with this content is not written again,
+/// nor is what came of it then: the transaction is to be given up.
+pub(super) fn record(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<bool> {
     let run = run_id(transaction, record)?;
-    if let Some(save) = insert_save(transaction, run, record)?
-        && let SaveOutcome::Measured { report, trainer, summary } = &record.outcome
-    {
+    let Some(save) = insert_save(transaction, run, record)? else { return Ok(false) };
+    if let SaveOutcome::Measured { report, trainer, summary } = &record.outcome {
         rows::insert(transaction, save, report)?;
         summaries(transaction, save, summary)?;
         evaluations(transaction, save, trainer)?;
@@ -24,7 +24,8 @@ pub(super) fn record(transaction: &Transaction<'_>, record: &Record) -> rusqlite
         put_anomaly(transaction, run, anomaly)?;
     }
     counters(transaction, run, &record.run_counters)?;
-    counters(transaction, 0, &record.daemon_counters)
+    counters(transaction, 0, &record.daemon_counters)?;
+    Ok(true)
 }
 
 fn run_id(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<i64> {
