@@ -17,6 +17,6 @@ pub use judge::{HORIZON, Judged, MAX_OPEN, judge};
 pub use kind::{Anomaly, Jump, Kind, Rules, Severity, Subject};
 pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point};
 pub use store::{
-    FILE, Opened, Record, SaveKey, SaveOutcome, Store, StoreError, StoredAge, StoredRun,
-    StoredSave, TableLine, export, tables,
+    Archive, ArchivedRun, FILE, Opened, Record, SaveKey, SaveOutcome, Store, StoreError, StoredAge,
+    StoredRun, StoredSave, TableLine, export, tables,
 };

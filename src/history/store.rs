@@ -1,5 +1,6 @@
 //! What is known of all runs, in SQLite: it outlives restarts, and people may read it.
 
+mod archive;
 mod export;
 mod load;
 mod rows;
@@ -17,6 +18,7 @@ use super::kind::Anomaly;
 use super::point::Place;
 use crate::checkpoint::TrainerState;
 use crate::diagnostics::Report;
+pub use archive::{Archive, ArchivedRun};
 pub use export::{Line as TableLine, export, tables};
 pub use load::{StoredRun, StoredSave};
 
