@@ -18,11 +18,10 @@ use crate::diagnostics::{Baseline, Report};
 use crate::history::{Chronicle, News, Place, Point, Rules, SaveKey, SaveOutcome};
 use crate::metrics::{RunFacts, RunState, reason};
 use crate::watch::{GiveBack, PendingSave, PendingState, SettledSave};
-pub(super) use kept::absolute;
-pub(super) use kept::give_up_kept;
-use kept::{Seen, modified_ns};
-pub(super) use stored::Draft;
+use kept::Seen;
+pub(super) use kept::{absolute, give_up_kept, modified_ns};
 use stored::Known;
+pub(super) use stored::{Draft, key};
 
 /// Times a save is given back before it counts as a failure; with the waits between them about half
 /// a minute.
@@ -160,12 +159,18 @@ impl Run {
 
     /// A save came to rest; says its place in the run.
     pub(super) fn settled(&mut self, save: SettledSave, now: Duration) -> Queued {
+        let segment = self.segment + u32::from(self.resumes(&save, now));
+        self.placed(save, segment, now)
+    }
+
+    /// Takes a save into a segment that is known, its own or the next one.
+    pub(super) fn placed(&mut self, save: SettledSave, segment: u32, now: Duration) -> Queued {
         if self.times_returned(&save) == 0 {
             self.discovered += 1;
         }
         self.last_news = now;
-        if let (true, Some(step)) = (self.resumes(&save, now), save.step) {
-            self.segment += 1;
+        if let (true, Some(step)) = (segment > self.segment, save.step) {
+            self.segment = segment;
             self.resumed_at = Some(step);
             self.trend.resume_at(step);
         }
@@ -212,11 +217,6 @@ impl Run {
         self.waiting = mine.max_by_key(|p| (p.step, p.changed_at)).cloned();
     }
 
-    /// A worker takes one of its saves.
-    pub(super) fn begun(&mut self) {
-        self.running += 1;
-    }
-
     /// Pushed out of a full queue, or by a newer version of itself.
     pub(super) fn outrun(&mut self) {
         bump(&mut self.skipped, reason::OUTRUN);
@@ -239,10 +239,29 @@ impl Run {
     }
 
     fn measured(&mut self, queued: &Queued, analyzed: Analyzed) -> SaveOutcome {
+        let Analyzed { report, baseline, trainer, step, .. } = analyzed;
+        if self.keeps(queued.age) {
+            self.baseline = Some((queued.age, Some(baseline)));
+        }
+        let summary = Summary::of(&report);
+        let known = (Arc::clone(&report), trainer.clone(), summary.clone());
+        self.take_in(queued, step, known, true);
+        let Summary { alignment, ln_gap } = summary;
+        SaveOutcome::Measured { report, trainer, alignment, ln_gap }
+    }
+
+    /// Takes in what is known of a measured save, now or from the store. It is judged only where its
+    /// report has details, which the store gives up in the end.
+    fn take_in(
+        &mut self,
+        queued: &Queued,
+        step: Option<u64>,
+        (report, trainer, summary): (Arc<Report>, TrainerState, Summary),
+        has_details: bool,
+    ) {
         let Queued { age, save } = queued;
         self.n_analyzed += 1;
         self.returned.remove(&save.path);
-        let Analyzed { report, baseline, trainer, step, .. } = analyzed;
         // A save rewritten in place without a step of its own is counted.
         let at = step.unwrap_or(age.sequence);
         // A restart in the same place falls back as well; the step stands inside the save.
@@ -250,15 +269,12 @@ impl Run {
             self.trend.resume_at(at);
             self.fallbacks += 1;
         }
-        let place = Place { segment: age.segment + self.fallbacks, step: at };
-        Arc::make_mut(&mut self.chronicle).add(Point::new(place, &report, &trainer));
-        let summary = Summary::of(&report);
-        if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
-            self.trend.add(at, summary.clone(), &trainer);
+        if has_details {
+            let place = Place { segment: age.segment + self.fallbacks, step: at };
+            Arc::make_mut(&mut self.chronicle).add(Point::new(place, &report, &trainer));
         }
-        let (measured, said) = (Arc::clone(&report), trainer.clone());
-        if self.keeps(*age) {
-            self.baseline = Some((*age, Some(baseline)));
+        if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
+            self.trend.add(at, summary, &trainer);
         }
         if self.analyzed.is_none_or(|known| known <= *age) {
             self.analyzed = Some(*age);
@@ -271,8 +287,6 @@ impl Run {
                 self.readable = Some(true);
             }
         }
-        let Summary { alignment, ln_gap } = summary;
-        SaveOutcome::Measured { report: measured, trainer: said, alignment, ln_gap }
     }
 
     /// Judges what was measured, as far as no earlier save waits in the queue.
@@ -411,6 +425,7 @@ impl Run {
             train_loss: self.trainer.loss,
             learning_rate: self.trainer.learning_rate,
             grad_norm: self.trainer.grad_norm,
+            alignment_mean: BTreeMap::new(),
             alignment_best: improvements.iter().map(|(p, i)| ((*p).to_owned(), i.best)).collect(),
             alignment_saves_since_improvement: each(&|i| i.saves_since),
             alignment_steps_since_improvement: if self.analyzed_step.is_some() {

@@ -104,6 +104,9 @@ fn summary(run: &RunFacts, label: &str, series: &mut Series) {
     ] {
         series.put_known(id, &[label], value);
     }
+    for (pair, mean) in &run.alignment_mean {
+        series.put(Id::AlignmentMean, &[label, pair], *mean);
+    }
     for (pair, best) in &run.alignment_best {
         series.put(Id::AlignmentBest, &[label, pair], *best);
     }

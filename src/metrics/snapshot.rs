@@ -172,6 +172,8 @@ pub struct RunFacts {
     pub learning_rate: Option<f64>,
     /// Gradient norm at the analysed step.
     pub grad_norm: Option<f64>,
+    /// Pair → `alignment_mean` where the report has lost its pairs, as an old save's in the store.
+    pub alignment_mean: BTreeMap<String, f64>,
     /// Pair → highest `alignment_mean` so far.
     pub alignment_best: BTreeMap<String, f64>,
     /// Pair → analysed saves since the best was improved.

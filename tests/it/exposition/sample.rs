@@ -157,6 +157,7 @@ fn full_run() -> RunFacts {
         train_loss: Some(2.5),
         learning_rate: Some(3e-4),
         grad_norm: Some(1.25),
+        alignment_mean: BTreeMap::new(),
         alignment_best: of_pair(0.5),
         alignment_saves_since_improvement: count(3),
         alignment_steps_since_improvement: count(1500),
