@@ -112,6 +112,28 @@ fn every_save_is_told_of_at_its_own_time() {
 }
 
 #[test]
+fn a_run_without_a_save_becomes_inactive_and_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("runs");
+    past_run(&root, 2);
+    const DAY: u64 = 86_400;
+    stamp(&root.join("run/checkpoint-100"), START + 3 * DAY);
+    let (code, text, _) = backfill(&[root.as_ref()]);
+    assert_eq!(code, 0);
+    let active = samples(&text, "weightvane_run_active{");
+    let lasts = |from: u64, to: u64| {
+        let (from, to) =
+            (Duration::from_secs(from).as_secs_f64(), Duration::from_secs(to).as_secs_f64());
+        let some: Vec<_> = active.iter().filter(|(at, _)| (from..to).contains(at)).collect();
+        (some.len(), some.iter().map(|(_, active)| *active).sum::<f64>().round())
+    };
+    assert_eq!(lasts(0, DAY), (360, 360.0));
+    assert_eq!(lasts(DAY, 2 * DAY), (360, 0.0));
+    assert_eq!(lasts(2 * DAY, 3 * DAY), (0, 0.0));
+    assert_eq!(lasts(3 * DAY, 4 * DAY), (360, 360.0), "and with the next save it is back");
+}
+
+#[test]
 fn what_cannot_be_told_is_counted_and_named() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("runs");
