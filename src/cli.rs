@@ -52,6 +52,12 @@ enum Command {
     /// Print a table of the history as CSV or JSON lines
     History(HistoryArgs),
     /// Write the past of all runs as OpenMetrics with timestamps, for promtool
+    ///
+    /// Measures every save below ROOT, in the order of training, and writes what the daemon would
+    /// have exported after each, at the time of the save and repeated every 240 s until the next one.
+    ///
+    /// `promtool tsdb create-blocks-from openmetrics --max-block-duration=168h FILE DIR` makes blocks
+    /// of it in Prometheus' data directory.
     Backfill(BackfillArgs),
     /// Train a small network here, save real checkpoints, watch them
     Demo(DemoArgs),
@@ -157,11 +163,6 @@ enum Rows {
     Json,
 }
 
-/// Measures every save below ROOT, in the order of training, and writes what the daemon would have
-/// exported after each, at the time of the save and repeated every 240 s until the next one.
-///
-/// `promtool tsdb create-blocks-from openmetrics --max-block-duration=168h FILE DIR` makes blocks of
-/// it, for Prometheus' data directory.
 #[derive(Debug, Args)]
 struct BackfillArgs {
     /// Directory that holds runs, as `watch` has it

@@ -4,7 +4,7 @@
 mod found;
 mod order;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::job::{self, JobError, Tools};
 use super::news::declare;
+use super::queue::Queued;
 use super::runs::{Patience, Run, modified_ns};
 use super::{error_text, priority, settings};
 use crate::checkpoint::{OpenError, ReadError};
@@ -120,6 +121,8 @@ pub fn backfill(
         archive,
         rules: Arc::new(request.rules.clone()),
         options: settings::options(&request.settings),
+        // Starts of searches kept on disk belong to the daemon.
+        tools: Tools::new(None),
         progress,
         n_done: 0,
         n_all: found.runs.iter().map(|run| run.past.saves.len()).sum(),
@@ -146,6 +149,7 @@ struct Replay<'a> {
     archive: Option<Archive>,
     rules: Arc<Vec<Rule>>,
     options: Arc<Options>,
+    tools: Tools,
     progress: &'a dyn Fn(usize, usize),
     n_done: usize,
     n_all: usize,
@@ -194,47 +198,56 @@ impl Replay<'_> {
         let of_run = settings.of_run(&run.name);
         let rules: &Rules = of_run.map_or(&settings.anomalies, |s| &s.anomalies);
         let queued = run.placed(save, segment, Duration::ZERO);
-        let mut summary = None;
+        let mut alignment = BTreeMap::new();
         if let (Some(stored), Some(archive)) = (stored, &self.archive) {
-            let report = archive.report(&stored)?;
-            if !report.1 {
-                summary = Some(stored.alignment.clone());
+            let (report, has_details) = archive.report(&stored)?;
+            if !has_details {
+                let named = stored.alignment.iter().map(|(pair, mean)| ((*pair).to_owned(), *mean));
+                alignment = named.collect();
             }
-            run.recorded(&queued, &stored, report);
+            run.recorded(&queued, &stored, (report, has_details));
             self.all.n_recorded += 1;
-        } else {
-            let how = (&self.rules, &self.options);
-            let mut job = run.job(queued, settings, how, &self.request.cancel);
-            let before = job.previous.as_ref().and_then(|before| before.modified_ns);
-            // Another save may stand at the path of the one before.
-            job.path_before =
-                job.path_before.filter(|path| there.contains(&(path.clone(), before)));
-            let mut done = job::run(job, &mut Tools::default());
-            match (&mut done.result, of_run.and_then(|s| s.optimizer.as_ref())) {
-                (Err(JobError::Cancelled), _) => return Err(BackfillError::Cancelled),
-                (Err(error), _) => {
-                    let (path, kind) = (done.queued.save.path.clone(), kind_of(error));
-                    self.all.failed.push(FailedSave { path, kind, why: error_text(error) });
-                    run.done(done, Duration::ZERO);
-                    return Ok(None);
-                }
-                (Ok(analyzed), Some(declared)) => declare(&mut analyzed.trainer, declared),
-                (Ok(_), None) => {}
-            }
-            run.done(done, Duration::ZERO);
+        } else if !self.measure(run, queued, there)? {
+            return Ok(None);
         }
         run.judge(None, rules);
         self.all.n_saves += 1;
         let mut facts = run.facts(0, self.patience(), Duration::ZERO, seconds(at_ms));
-        if let Some(alignment) = summary {
-            let named = alignment.into_iter().map(|(pair, mean)| (pair.to_owned(), mean));
-            facts.alignment_mean = named.collect();
-        }
+        facts.alignment_mean = alignment;
         if !is_there {
             // The store knows the last change of a save, not the first.
             facts.save_duration_seconds = None;
         }
         Ok(Some(facts))
+    }
+
+    /// Measures a save; whether that came to something.
+    fn measure(
+        &mut self,
+        run: &mut Run,
+        queued: Queued,
+        there: &HashSet<(PathBuf, Option<i64>)>,
+    ) -> Result<bool, BackfillError> {
+        let settings = &self.request.settings;
+        let how = (&self.rules, &self.options);
+        let mut job = run.job(queued, settings, how, &self.request.cancel);
+        let before = job.previous.as_ref().and_then(|before| before.modified_ns);
+        // Another save may stand at the path of the one before.
+        job.path_before = job.path_before.filter(|path| there.contains(&(path.clone(), before)));
+        let mut done = job::run(job, &mut self.tools);
+        let declared = settings.of_run(&run.name).and_then(|s| s.optimizer.as_ref());
+        match (&mut done.result, declared) {
+            (Err(JobError::Cancelled), _) => return Err(BackfillError::Cancelled),
+            (Err(error), _) => {
+                let (path, kind) = (done.queued.save.path.clone(), kind_of(error));
+                self.all.failed.push(FailedSave { path, kind, why: error_text(error) });
+            }
+            (Ok(analyzed), Some(declared)) => declare(&mut analyzed.trainer, declared),
+            (Ok(_), None) => {}
+        }
+        let is_measured = done.result.is_ok();
+        run.done(done, Duration::ZERO);
+        Ok(is_measured)
     }
 
     /// What holds from a save on. Without a next save the daemon calls the run inactive after a while

@@ -18,6 +18,8 @@ const START: u64 = 1_760_000_000;
 /// Time between two saves, seconds.
 const INTERVAL: u64 = 600;
 
+const DAY: u64 = 86_400;
+
 /// Sets the time of all files of a save.
 fn stamp(save: &Path, seconds: u64) {
     let time = UNIX_EPOCH + Duration::from_secs(seconds);
@@ -116,7 +118,6 @@ fn a_run_without_a_save_becomes_inactive_and_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("runs");
     past_run(&root, 2);
-    const DAY: u64 = 86_400;
     stamp(&root.join("run/checkpoint-100"), START + 3 * DAY);
     let (code, text, _) = backfill(&[root.as_ref()]);
     assert_eq!(code, 0);
