@@ -1,11 +1,13 @@
 //! The command line: what is typed, which command it means, and how its end is told.
 
 mod analyze;
+mod backfill;
 mod demo;
 mod explain;
 mod failure;
 mod history;
 mod logging;
+mod places;
 mod plan;
 mod progress;
 mod table;
@@ -49,6 +51,14 @@ enum Command {
     },
     /// Print a table of the history as CSV or JSON lines
     History(HistoryArgs),
+    /// Write the past of all runs as OpenMetrics with timestamps, for promtool
+    ///
+    /// Measures every save below ROOT, in the order of training, and writes what the daemon would
+    /// have exported after each, at the time of the save and repeated every 240 s until the next one.
+    ///
+    /// `promtool tsdb create-blocks-from openmetrics --max-block-duration=168h FILE DIR` makes blocks
+    /// of it in Prometheus' data directory.
+    Backfill(BackfillArgs),
     /// Train a small network here, save real checkpoints, watch them
     Demo(DemoArgs),
 }
@@ -155,6 +165,32 @@ enum Rows {
 }
 
 #[derive(Debug, Args)]
+struct BackfillArgs {
+    /// Directory that holds runs, as `watch` has it
+    root: PathBuf,
+    /// Write to this file, as a whole or not at all [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// State directory of a daemon: what it recorded is not measured again, and saves that are gone
+    /// are told of as well. It is only read, also while the daemon runs
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Label `job`: that of the scrape, or the past does not join the live series
+    #[arg(long, value_name = "NAME", default_value = "weightvane")]
+    job: String,
+    /// Label `instance`: that of the scrape, normally its target
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10717")]
+    instance: String,
+    /// End of the past: RFC 3339 in UTC, or Unix seconds [default: three hours ago, as what is newer
+    /// lies in the block that Prometheus is writing]
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Configuration file (YAML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// End after this many seconds [default: until Ctrl-C]
     #[arg(long, value_name = "N")]
@@ -187,6 +223,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::CheckConfig { file } => check_config(&file),
         Command::History(args) => history::run(&args),
+        Command::Backfill(args) => backfill::run(args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {

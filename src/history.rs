@@ -20,7 +20,7 @@ pub use kind::{Anomaly, Jump, Kind, Rules, Severity, Subject};
 pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point, conserved_ln_gaps};
 pub use reference::{Compared, deviation};
 pub use store::{
-    FILE, Opened, Record, SaveKey, SaveOutcome, Store, StoreError, StoredAge, StoredRun,
-    StoredSave, TableLine, export, tables,
+    Archive, ArchivedRun, FILE, Opened, Record, SaveKey, SaveOutcome, Store, StoreError, StoredAge,
+    StoredRun, StoredSave, TableLine, export, tables,
 };
 pub use summary::Summary;

@@ -10,6 +10,7 @@ mod encode;
 mod openmetrics;
 mod series;
 mod snapshot;
+mod timeline;
 
 pub use aggregate::{pair_means, worst_pair};
 pub use catalog::{CATALOG, Family, Id, Kind, PREFIX, Tier};
@@ -21,3 +22,4 @@ pub use series::MAX_LABEL_BYTES;
 pub use snapshot::{
     DaemonFacts, DurationHistogram, RidgeRate, RunFacts, RunState, Snapshot, WatchMode, reason,
 };
+pub use timeline::{MAX_STRETCHES, REPEAT, Timeline, TimelineError};

@@ -47,6 +47,14 @@ impl Failure {
         Self { code: UNREADABLE, message: format!("{}: {message}", path.display()) }
     }
 
+    pub(super) fn malformed(message: impl Into<String>) -> Self {
+        Self { code: MALFORMED, message: message.into() }
+    }
+
+    pub(super) fn try_later(message: impl Into<String>) -> Self {
+        Self { code: TRY_LATER, message: message.into() }
+    }
+
     pub(super) fn output(error: &std::io::Error) -> Self {
         Self { code: SYSTEM, message: format!("output: cannot be written: {error}") }
     }

@@ -7,6 +7,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::failure::Failure;
+use super::places::{check_root, check_written};
 use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
 use weightvane::config::Settings;
 use weightvane::daemon::{Daemon, Handle, OnSave, Reload, Request, Setup, StateDir};
@@ -22,7 +23,7 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
         ));
     }
     roots.iter().try_for_each(|root| check_root(root))?;
-    check_outside(&settings, &roots).map_err(Failure::usage)?;
+    check_written(&settings, &roots).map_err(Failure::usage)?;
     let WatchArgs { config, serve, .. } = args;
     let watched = roots.clone();
     let reload: Option<Reload> =
@@ -84,52 +85,9 @@ fn read_again(
 ) -> Result<(Settings, Vec<weightvane::model::Rule>), String> {
     let mut settings = Settings::load(path).map_err(|e| e.to_string())?;
     apply(&mut settings, serve);
-    check_outside(&settings, roots)?;
+    check_written(&settings, roots)?;
     let rules = rules(&settings).map_err(|e| e.to_string())?;
     Ok((settings, rules))
-}
-
-fn check_root(root: &Path) -> Result<(), Failure> {
-    match std::fs::metadata(root) {
-        Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => {
-            Err(Failure::unreadable(root, "found a file, expected a directory that holds runs"))
-        }
-        Err(e) => {
-            Err(Failure::unreadable(root, &format!("{e}, expected a directory that holds runs")))
-        }
-    }
-}
-
-/// That nothing is written below a root: it would look like a save, and disturb the trainer's rotation.
-fn check_outside(settings: &Settings, roots: &[PathBuf]) -> Result<(), String> {
-    let written = [
-        ("state_dir", settings.state_dir.as_deref()),
-        ("textfile", settings.textfile.as_deref()),
-        ("pin_dir", settings.pin_dir()),
-    ];
-    for (what, path) in written {
-        let Some(path) = path else { continue };
-        if let Some(root) = roots.iter().find(|root| is_below(path, root)) {
-            return Err(format!(
-                "{what} {} lies below the watched directory {}, expected one outside of it",
-                path.display(),
-                root.display()
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a path, which need not be there, is below a directory or is it.
-fn is_below(path: &Path, dir: &Path) -> bool {
-    let resolved = |path: &Path| {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let (there, found) =
-            absolute.ancestors().find_map(|a| Some((a, a.canonicalize().ok()?)))?;
-        Some(found.join(absolute.strip_prefix(there).ok()?))
-    };
-    resolved(path).zip(resolved(dir)).is_some_and(|(path, dir)| path.starts_with(dir))
 }
 
 /// Turns signals into requests, on a thread of their own.

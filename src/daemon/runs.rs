@@ -17,14 +17,13 @@ use super::queue::{Age, Queued};
 use super::trend::{Deviations, Trend, summary};
 use crate::checkpoint::{OpenError, ReadError, TrainerState};
 use crate::diagnostics::{Baseline, Report};
-use crate::history::{Chronicle, News, Place, Point, Rules, SaveKey, SaveOutcome};
+use crate::history::{Chronicle, News, Place, Point, Rules, SaveKey, SaveOutcome, Summary};
 use crate::metrics::{RunState, reason};
 use crate::watch::{GiveBack, PendingSave, SettledSave};
-pub(super) use kept::absolute;
-pub(super) use kept::give_up_kept;
-use kept::{Seen, modified_ns};
-pub(super) use stored::Draft;
+use kept::Seen;
+pub(super) use kept::{absolute, give_up_kept, modified_ns};
 use stored::Known;
+pub(super) use stored::{Draft, key};
 
 /// Times a save is given back before it counts as a failure; with the waits between them about half
 /// a minute.
@@ -168,12 +167,18 @@ impl Run {
 
     /// A save came to rest; says its place in the run.
     pub(super) fn settled(&mut self, save: SettledSave, now: Duration) -> Queued {
+        let segment = self.segment + u32::from(self.resumes(&save, now));
+        self.placed(save, segment, now)
+    }
+
+    /// Takes a save into a segment that is known, its own or the next one.
+    pub(super) fn placed(&mut self, save: SettledSave, segment: u32, now: Duration) -> Queued {
         if self.times_returned(&save) == 0 {
             self.discovered += 1;
         }
         self.last_news = now;
-        if let (true, Some(step)) = (self.resumes(&save, now), save.step) {
-            self.segment += 1;
+        if let (true, Some(step)) = (segment > self.segment, save.step) {
+            self.segment = segment;
             self.resumed_at = Some(step);
             self.trend.resume_at(step);
         }
@@ -220,11 +225,6 @@ impl Run {
         self.waiting = mine.max_by_key(|p| (p.step, p.changed_at)).cloned();
     }
 
-    /// A worker takes one of its saves.
-    pub(super) fn begun(&mut self) {
-        self.running += 1;
-    }
-
     /// Pushed out of a full queue, or by a newer version of itself.
     pub(super) fn outrun(&mut self) {
         bump(&mut self.skipped, reason::OUTRUN);
@@ -247,10 +247,29 @@ impl Run {
     }
 
     fn measured(&mut self, queued: &Queued, analyzed: Analyzed) -> SaveOutcome {
+        let Analyzed { report, baseline, trainer, step, .. } = analyzed;
+        if self.keeps(queued.age) {
+            self.baseline = Some((queued.age, Some(baseline)));
+        }
+        let summary = summary(&report);
+        let known = (Arc::clone(&report), trainer.clone(), summary.clone());
+        self.take_in(queued, step, known, true);
+        let (trainer, summary) = (Box::new(trainer), Box::new(summary));
+        SaveOutcome::Measured { report, trainer, summary }
+    }
+
+    /// Takes in what is known of a measured save, now or from the store. It is judged only where its
+    /// report has details, which the store gives up in the end.
+    fn take_in(
+        &mut self,
+        queued: &Queued,
+        step: Option<u64>,
+        (report, trainer, summary): (Arc<Report>, TrainerState, Summary),
+        has_details: bool,
+    ) {
         let Queued { age, save } = queued;
         self.n_analyzed += 1;
         self.returned.remove(&save.path);
-        let Analyzed { report, baseline, trainer, step, .. } = analyzed;
         // A save rewritten in place without a step of its own is counted.
         let at = step.unwrap_or(age.sequence);
         // A restart in the same place falls back as well; the step stands inside the save.
@@ -258,15 +277,12 @@ impl Run {
             self.trend.resume_at(at);
             self.fallbacks += 1;
         }
-        let place = Place { segment: age.segment + self.fallbacks, step: at };
-        Arc::make_mut(&mut self.chronicle).add(Point::new(place, &report, &trainer));
-        let summary = summary(&report);
-        if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
-            self.trend.add(at, summary.clone(), &trainer);
+        if has_details {
+            let place = Place { segment: age.segment + self.fallbacks, step: at };
+            Arc::make_mut(&mut self.chronicle).add(Point::new(place, &report, &trainer));
         }
-        let (measured, said) = (Arc::clone(&report), Box::new(trainer.clone()));
-        if self.keeps(*age) {
-            self.baseline = Some((*age, Some(baseline)));
+        if age.segment == self.segment || self.resumed_at.is_none_or(|resumed| at < resumed) {
+            self.trend.add(at, summary, &trainer);
         }
         if self.analyzed.is_none_or(|known| known <= *age) {
             self.analyzed = Some(*age);
@@ -280,8 +296,6 @@ impl Run {
                 self.readable = Some(true);
             }
         }
-        let summary = Box::new(summary);
-        SaveOutcome::Measured { report: measured, trainer: said, summary }
     }
 
     /// Judges what was measured, as far as no earlier save waits in the queue.

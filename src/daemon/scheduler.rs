@@ -199,24 +199,8 @@ impl Scheduler {
                 self.idle.push(worker);
                 continue;
             };
-            let before = run.before(&queued);
-            run.begun();
-            let job = Job {
-                run: name,
-                run_id: run.id,
-                origin: run.origin_of(&queued.save),
-                keep: run.keeps(queued.age),
-                queued,
-                path_before: before.path,
-                previous: before.save,
-                baseline: before.baseline,
-                ask_disk: before.ask_disk,
-                warm_limit: self.settings.warm_limit,
-                io_limit: self.settings.io_limit,
-                rules: Arc::clone(&self.rules),
-                options: Arc::clone(&self.options),
-                cancel: Arc::clone(&self.workers[worker].cancel),
-            };
+            let how = (&self.rules, &self.options);
+            let job = run.job(queued, &self.settings, how, &self.workers[worker].cancel);
             self.give(worker, Work::Analyze(Box::new(job)));
         }
     }

@@ -1,4 +1,4 @@
-//! `node_exporter`'s textfile collector: a file replaced as a whole.
+//! Files replaced as a whole, for `node_exporter`'s textfile collector and others.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -8,16 +8,33 @@ use std::path::Path;
 /// # Errors
 /// When the directory cannot be written.
 pub fn write(file: &Path, text: &str) -> io::Result<()> {
+    replace(file, |out| out.write_all(text.as_bytes()))
+}
+
+/// Replaces `file` by what `fill` writes. Where that fails, the old content stays and nothing is left
+/// beside it.
+///
+/// # Errors
+/// Those of `fill`, or when the directory cannot be written.
+pub fn replace(
+    file: &Path,
+    fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+) -> io::Result<()> {
     let name = file.file_name().ok_or_else(|| io::Error::other("expected the path of a file"))?;
     // The collector reads `*.prom` only, so the unfinished file is invisible to it.
     let mut unfinished = std::ffi::OsString::from(".");
     unfinished.push(name);
     unfinished.push(".tmp");
     let unfinished = file.with_file_name(unfinished);
-    let mut out = std::fs::File::create(&unfinished)?;
-    out.write_all(text.as_bytes())?;
+    let mut out = io::BufWriter::new(std::fs::File::create(&unfinished)?);
+    let written = fill(&mut out).and_then(|()| out.flush());
     drop(out);
-    std::fs::rename(&unfinished, file)
+    let replaced = written.and_then(|()| std::fs::rename(&unfinished, file));
+    if replaced.is_err() {
+        // What failed counts, not that it cannot be tidied up.
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    replaced
 }
 
 #[cfg(test)]
@@ -34,5 +51,12 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write(Path::new("/"), "").is_err());
+        let failed = replace(&file, |out| {
+            out.write_all(b"c 3\n")?;
+            Err(io::Error::other("no more"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "b 2\n", "the old one stays");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

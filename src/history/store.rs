@@ -1,5 +1,6 @@
 //! What is known of all runs, in SQLite: it outlives restarts, and people may read it.
 
+mod archive;
 mod export;
 mod load;
 mod retention;
@@ -19,6 +20,7 @@ use super::point::Place;
 use super::summary::Summary;
 use crate::checkpoint::TrainerState;
 use crate::diagnostics::Report;
+pub use archive::{Archive, ArchivedRun};
 pub use export::{Line as TableLine, export, tables};
 pub use load::{StoredRun, StoredSave};
 

@@ -110,6 +110,9 @@ fn summary(run: &RunFacts, label: &str, series: &mut Series) {
     for ((metric, pair), z) in &run.reference_deviations {
         series.put(Id::ReferenceDeviation, &[label, metric, pair], *z);
     }
+    for (pair, mean) in &run.alignment_mean {
+        series.put(Id::AlignmentMean, &[label, pair], *mean);
+    }
     for (pair, best) in &run.alignment_best {
         series.put(Id::AlignmentBest, &[label, pair], *best);
     }

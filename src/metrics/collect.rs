@@ -25,7 +25,7 @@ pub(super) fn collect(snapshot: &Snapshot, total: usize) -> (Series, BTreeMap<St
         .unwrap_or(DEFAULT_SERIES_LIMIT);
     let mut all = Series::default();
     let mut dropped = BTreeMap::new();
-    let labels = run_labels(snapshot);
+    let labels = run_labels(snapshot.runs.iter().map(|run| run.name.as_str()));
     // Active runs first: when the total is reached, those that ended lose their layers.
     let mut runs: Vec<_> = snapshot.runs.iter().collect();
     runs.sort_by_key(|run| (!run.active, &run.name));
@@ -71,8 +71,8 @@ fn daemon_series(
 
 /// Run name → value of the label `run`, one for each. Two names that differ only in what
 /// [`clean_label`] takes away get a number at the end.
-fn run_labels(snapshot: &Snapshot) -> BTreeMap<&str, String> {
-    let names: BTreeSet<&str> = snapshot.runs.iter().map(|run| run.name.as_str()).collect();
+pub(super) fn run_labels<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
+    let names: BTreeSet<&str> = names.collect();
     // Names that are clean already come first, so that a hostile neighbour cannot rename them.
     let mut ordered: Vec<&str> = names.into_iter().collect();
     ordered.sort_by_key(|name| (clean_label(name) != *name, *name));
@@ -108,8 +108,7 @@ mod tests {
         let long = "x".repeat(300);
         let longer = "x".repeat(301);
         let names = ["a\u{1}", "a\u{2}", "a\u{fffd}", &long, &longer];
-        let snapshot = snapshot_of(&names);
-        let labels = run_labels(&snapshot);
+        let labels = run_labels(names.into_iter());
         let distinct: BTreeSet<&String> = labels.values().collect();
         assert_eq!(distinct.len(), names.len());
         assert_eq!(labels["a\u{fffd}"], "a\u{fffd}", "the clean name keeps its label");

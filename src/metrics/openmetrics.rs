@@ -27,7 +27,8 @@ pub(super) fn encode(families: &[MetricFamily]) -> String {
     out
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+/// TYPE and HELP of a family.
+pub(super) fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     write_all(out, format_args!("# TYPE {name} {kind}\n# HELP {name} {}\n", escape(help)));
 }
 
@@ -81,7 +82,8 @@ fn labels(out: &mut String, pairs: &[LabelPair], le: Option<&str>) {
     }
 }
 
-fn escape(text: &str) -> String {
+/// What stands between quotes.
+pub(super) fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

@@ -45,6 +45,11 @@ impl Series {
         &self.samples[family.id as usize]
     }
 
+    /// Samples of one family, which are taken out.
+    pub(super) fn take(&mut self, family: &Family) -> BTreeMap<Vec<String>, f64> {
+        std::mem::take(&mut self.samples[family.id as usize])
+    }
+
     pub(super) fn len(&self) -> usize {
         self.samples.iter().map(BTreeMap::len).sum()
     }

@@ -176,6 +176,8 @@ pub struct RunFacts {
     pub eval: BTreeMap<String, f64>,
     /// What is compared and pair, empty for the whole → robust z against the reference runs.
     pub reference_deviations: BTreeMap<(&'static str, &'static str), f64>,
+    /// Pair → `alignment_mean` where the report has lost its pairs, as an old save's in the store.
+    pub alignment_mean: BTreeMap<String, f64>,
     /// Pair → highest `alignment_mean` so far.
     pub alignment_best: BTreeMap<String, f64>,
     /// Pair → analysed saves since the best was improved.

@@ -1,6 +1,7 @@
 //! The built program, started as its users start it: against directories that trainers write,
 //! rotate, break and remove.
 
+mod backfill;
 mod client;
 mod commands;
 mod demo;

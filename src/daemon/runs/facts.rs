@@ -65,6 +65,7 @@ impl Run {
             grad_norm: self.trainer.grad_norm,
             eval: self.trainer.eval.clone(),
             reference_deviations: self.deviations_by_name(),
+            alignment_mean: BTreeMap::new(),
             alignment_best: improvements.iter().map(|(p, i)| ((*p).to_owned(), i.best)).collect(),
             alignment_saves_since_improvement: each(&|i| i.saves_since),
             alignment_steps_since_improvement: if self.analyzed_step.is_some() {

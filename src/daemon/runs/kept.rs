@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::Run;
+use crate::config::Settings;
+use crate::daemon::job::Job;
 use crate::daemon::queue::{Age, Queued};
-use crate::diagnostics::{Baseline, Origin};
+use crate::diagnostics::{Baseline, Options, Origin};
+use crate::model::Rule;
 use crate::watch::SettledSave;
 
 /// A save that is there, as far as is known.
@@ -57,6 +61,34 @@ impl Run {
             Before { path, save, baseline: held(), ask_disk }
         } else {
             Before { path, save, ..Before::default() }
+        }
+    }
+
+    /// The job that measures a save. It counts as running.
+    pub(in crate::daemon) fn job(
+        &mut self,
+        queued: Queued,
+        settings: &Settings,
+        (rules, options): (&Arc<Vec<Rule>>, &Arc<Options>),
+        cancel: &Arc<AtomicBool>,
+    ) -> Job {
+        let before = self.before(&queued);
+        self.running += 1;
+        Job {
+            run: self.name.clone(),
+            run_id: self.id,
+            origin: self.origin_of(&queued.save),
+            keep: self.keeps(queued.age),
+            queued,
+            path_before: before.path,
+            previous: before.save,
+            baseline: before.baseline,
+            ask_disk: before.ask_disk,
+            warm_limit: settings.warm_limit,
+            io_limit: settings.io_limit,
+            rules: Arc::clone(rules),
+            options: Arc::clone(options),
+            cancel: Arc::clone(cancel),
         }
     }
 
@@ -130,6 +162,6 @@ pub(in crate::daemon) fn absolute(path: &Path) -> String {
 }
 
 /// The latest modification of a save's files, nanoseconds of Unix time.
-pub(super) fn modified_ns(save: &SettledSave) -> Option<i64> {
+pub(in crate::daemon) fn modified_ns(save: &SettledSave) -> Option<i64> {
     save.files.iter().map(|f| f.mtime_ns).max()
 }

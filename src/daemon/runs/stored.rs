@@ -8,6 +8,7 @@ use super::kept::{Seen, absolute, modified_ns};
 use super::{INTERVALS, Run, save_time};
 use crate::daemon::job::Done;
 use crate::daemon::queue::{Age, Queued};
+use crate::diagnostics::Report;
 use crate::history::{
     Anomaly, Chronicle, Kind, Place, Record, Rules, SaveKey, SaveOutcome, StoredAge, StoredRun,
     StoredSave,
@@ -108,7 +109,7 @@ impl Run {
 
     /// Whether this content of the save was recorded before the start; then it is not queued again.
     pub(in crate::daemon) fn knows(&mut self, save: &SettledSave, now: Duration) -> bool {
-        let Some(key) = self.key(save) else { return false };
+        let Some(key) = key(save) else { return false };
         let Some(Known { age, error }) = self.known.remove(&key) else { return false };
         self.last_news = now;
         let seen = Seen { path: save.path.clone(), modified_ns: modified_ns(save) };
@@ -121,11 +122,18 @@ impl Run {
         true
     }
 
-    /// Which content of a save this is, in words that outlive a restart.
-    fn key(&self, save: &SettledSave) -> Option<SaveKey> {
-        let size_bytes = save.files.iter().map(|f| f.size).sum();
-        let path = self.origin_of(save).save;
-        Some(SaveKey { path, modified_ns: modified_ns(save)?, size_bytes })
+    /// Takes in what the store knows of a save; its report where that still has details.
+    pub(in crate::daemon) fn recorded(
+        &mut self,
+        queued: &Queued,
+        stored: &StoredSave,
+        (report, has_details): (Report, bool),
+    ) {
+        if self.keeps(queued.age) {
+            self.baseline = Some((queued.age, None));
+        }
+        let known = (Arc::new(report), stored.trainer.clone(), stored.summary.clone());
+        self.take_in(queued, stored.step, known, has_details);
     }
 
     /// What is written of a save whose job was taken in, unless it may still come to something.
@@ -141,7 +149,7 @@ impl Run {
         Some(Record {
             run_path: absolute(&self.path),
             run_name: self.name.clone(),
-            key: self.key(&save)?,
+            key: key(&save)?,
             saved_at: save_time(&save),
             analyzed_at: unix_now,
             seconds,
@@ -173,6 +181,13 @@ impl Run {
         all.extend(counts.map(|(of, n)| entry("anomalies", label(of), *n)));
         all
     }
+}
+
+/// Which content of a save this is, in words that outlive a restart.
+pub(in crate::daemon) fn key(save: &SettledSave) -> Option<SaveKey> {
+    let size_bytes = save.files.iter().map(|f| f.size).sum();
+    let path = absolute(&save.path);
+    Some(SaveKey { path, modified_ns: modified_ns(save)?, size_bytes })
 }
 
 fn age(save: &StoredSave) -> Age {

@@ -207,7 +207,7 @@ fn a_run_whose_backlog_is_measured_is_not_forgotten() {
     let mut run = run();
     let at = Duration::from_secs;
     run.settled(save(100, 1), at(0));
-    run.begun();
+    run.running += 1;
     assert!(!run.forgettable(PATIENCE, at(100_000)), "at a worker");
     run.done(done(save(100, 1), Ok(analyzed(100))), at(100_000));
     assert!(!run.forgettable(PATIENCE, at(107_000)));

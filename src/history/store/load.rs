@@ -133,7 +133,8 @@ impl Store {
         Ok(all.query_map([run], counter)?.collect::<Result<_, _>>()?)
     }
 
-    fn saves(&self, run: i64) -> Result<Vec<StoredSave>, StoreError> {
+    /// Of the saves of a run the newest, in the order of their places.
+    pub(super) fn saves(&self, run: i64) -> Result<Vec<StoredSave>, StoreError> {
         let mut all = self.connection.prepare_cached(
             "SELECT * FROM saves WHERE run = ?1 ORDER BY segment DESC, place DESC, id DESC LIMIT ?2",
         )?;
@@ -171,6 +172,17 @@ impl Store {
             }
         }
         Ok(saves)
+    }
+
+    /// The report of a save; without its matrices, pairs and heads where these were given up.
+    pub(super) fn report_of(&self, save: &StoredSave) -> Result<Report, StoreError> {
+        self.report(save.id, true)
+    }
+
+    pub(super) fn has_details(&self, save: &StoredSave) -> Result<bool, StoreError> {
+        let mut one =
+            self.connection.prepare_cached("SELECT has_details FROM saves WHERE id = ?1")?;
+        Ok(one.query_row([save.id], |row| row.get(0))?)
     }
 
     fn report(&self, save: i64, whole: bool) -> Result<Report, StoreError> {

@@ -159,6 +159,7 @@ fn full_run() -> RunFacts {
         grad_norm: Some(1.25),
         eval: BTreeMap::from([("loss".to_owned(), 2.75)]),
         reference_deviations: BTreeMap::from([(("alignment", "v_o"), -1.5), (("norm", ""), 0.5)]),
+        alignment_mean: BTreeMap::new(),
         alignment_best: of_pair(0.5),
         alignment_saves_since_improvement: count(3),
         alignment_steps_since_improvement: count(1500),

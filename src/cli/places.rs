@@ -1,0 +1,49 @@
+//! Where a command may look and where it may write.
+
+use std::path::{Path, PathBuf};
+
+use super::failure::Failure;
+use weightvane::config::Settings;
+
+/// That a root is a directory that can be looked at.
+pub(super) fn check_root(root: &Path) -> Result<(), Failure> {
+    match std::fs::metadata(root) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => {
+            Err(Failure::unreadable(root, "found a file, expected a directory that holds runs"))
+        }
+        Err(e) => {
+            Err(Failure::unreadable(root, &format!("{e}, expected a directory that holds runs")))
+        }
+    }
+}
+
+/// That nothing is written below a root: it would look like a save, and disturb the trainer's rotation.
+pub(super) fn check_written(settings: &Settings, roots: &[PathBuf]) -> Result<(), String> {
+    let written = [
+        ("state_dir", settings.state_dir.as_deref()),
+        ("textfile", settings.textfile.as_deref()),
+        ("pin_dir", settings.pin_dir()),
+    ];
+    let each = || roots.iter().flat_map(|root| written.map(|(what, path)| (what, path, root)));
+    each().try_for_each(|(what, path, root)| check_outside(what, path, root))
+}
+
+/// That a path, which need not be there, is not below a root.
+pub(super) fn check_outside(what: &str, path: Option<&Path>, root: &Path) -> Result<(), String> {
+    let resolved = |path: &Path| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let (there, found) =
+            absolute.ancestors().find_map(|a| Some((a, a.canonicalize().ok()?)))?;
+        Some(found.join(absolute.strip_prefix(there).ok()?))
+    };
+    let Some(path) = path else { return Ok(()) };
+    let is_below = resolved(path).zip(resolved(root)).is_some_and(|(p, root)| p.starts_with(root));
+    if is_below {
+        let (path, root) = (path.display(), root.display());
+        return Err(format!(
+            "{what} {path} lies below the watched directory {root}, expected one outside of it"
+        ));
+    }
+    Ok(())
+}
