@@ -196,7 +196,7 @@ pub struct Rules {
     pub alignment_drop_early: Option<f64>,
     /// Rise of ln κ.
     pub commutator_spike: Option<Jump>,
-    /// Rise of ln of the update ratio.
+    /// Rise of ln of the update ratio over √steps.
     pub update_shock: Option<Jump>,
     /// Change of ln ‖W‖_F, up or down.
     pub scale_jump: Option<Jump>,
@@ -215,7 +215,7 @@ impl Default for Rules {
             alignment_drop: Some(Jump { least: 0.04, z: 8.0 }),
             alignment_drop_early: Some(0.15),
             commutator_spike: Some(Jump { least: 0.3, z: 8.0 }),
-            update_shock: Some(Jump { least: 1.0, z: 8.0 }),
+            update_shock: Some(Jump { least: 0.7, z: 8.0 }),
             scale_jump: Some(Jump { least: 0.05, z: 8.0 }),
             ridge_stall: Some(0.5),
             plateau: Some(0.01),

@@ -145,6 +145,19 @@ fn a_change_must_be_both_large_and_unusual() {
 }
 
 #[test]
+fn saves_that_were_skipped_are_no_shock_and_a_doubled_update_is_one() {
+    let mut points = series(20);
+    points[17].matrices[0].update = Some(0.03);
+    let rules = Rules { plateau: None, ..Rules::default() };
+    let at_once = told(&points[..18], &rules);
+    assert_eq!(kinds(&at_once), [(Kind::UpdateShock, 1700)]);
+    assert!((at_once[0].after.unwrap() - 0.03).abs() < 1e-12);
+    // Three times the steps, and three times the update.
+    points.drain(15..17);
+    assert_eq!(kinds(&told(&points[..16], &rules)), []);
+}
+
+#[test]
 fn with_little_history_only_a_great_fall_is_told() {
     for (fall, n) in [(0.1, 0), (0.2, 1)] {
         let mut points = series(4);

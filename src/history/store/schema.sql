@@ -111,6 +111,7 @@ CREATE TABLE pairs (
     gap_shape REAL,
     flag_correlation REAL,
     law_gap REAL,
+    law_bias REAL,
     gram_correlation_stderr REAL,
     gram_cosine_stderr REAL,
     commutator_stderr REAL,
