@@ -5,7 +5,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::network::{self, N_HEADS, Parameter};
-use crate::setup::Shape;
+use crate::setup::{Activation, Optimizer, Setup, Shape};
 use crate::training::Training;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +19,19 @@ pub enum Fault {
     FrozenLayer,
     ZeroRate,
     Nan,
+    /// Slow, and told only where a law of decay is known: reported apart.
+    DecayLost,
     /// No fault: nobody should be told.
     HalvedRate,
+    /// No fault either: two saves were lost.
+    SkippedSaves,
 }
 
 const SPIKE: f64 = 30.0;
 const SPIKE_STEPS: u64 = 20;
 
 impl Fault {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::RateSpike,
         Self::LabelShuffle,
         Self::Reinitialised,
@@ -37,7 +41,9 @@ impl Fault {
         Self::FrozenLayer,
         Self::ZeroRate,
         Self::Nan,
+        Self::DecayLost,
         Self::HalvedRate,
+        Self::SkippedSaves,
     ];
 
     pub fn name(self) -> &'static str {
@@ -51,21 +57,46 @@ impl Fault {
             Self::FrozenLayer => "layer frozen",
             Self::ZeroRate => "learning rate 0",
             Self::Nan => "NaN in one weight",
+            Self::DecayLost => "weight decay lost",
             Self::HalvedRate => "learning rate halved",
+            Self::SkippedSaves => "two saves skipped",
         }
     }
 
     pub fn is_benign(self) -> bool {
-        self == Self::HalvedRate
+        matches!(self, Self::HalvedRate | Self::SkippedSaves)
+    }
+
+    /// Whether it is to be told within two saves.
+    pub fn is_sudden(self) -> bool {
+        !self.is_benign() && self != Self::DecayLost
     }
 
     /// Saves looked at from the fault on.
     pub fn n_saves(self) -> usize {
-        if self.is_benign() { 4 } else { 2 }
+        match self {
+            Self::DecayLost => 6,
+            Self::HalvedRate => 4,
+            Self::SkippedSaves => 3,
+            _ => 2,
+        }
     }
 
-    pub fn applies_to(self, shape: Shape) -> bool {
-        self != Self::SwappedHeads || matches!(shape, Shape::Transformer { .. })
+    /// Saves that are not made before.
+    pub fn n_skipped(self) -> usize {
+        if self == Self::SkippedSaves { 2 } else { 0 }
+    }
+
+    pub fn applies_to(self, setup: &Setup) -> bool {
+        let is_sgd = matches!(setup.optimizer, Optimizer::Sgd { .. });
+        match (self, setup.shape) {
+            (Self::SwappedHeads, shape) => matches!(shape, Shape::Transformer { .. }),
+            (Self::DecayLost, Shape::Mlp { activation, .. }) => {
+                is_sgd && activation != Activation::Gelu
+            }
+            (Self::DecayLost, Shape::Transformer { .. }) => false,
+            _ => true,
+        }
     }
 
     /// Does it; the layer that it happens to, where it is one.
@@ -77,6 +108,8 @@ impl Fault {
             Self::RateSpike => (change.rate, change.until) = (SPIKE, spike_end),
             Self::ZeroRate => (change.rate, change.until) = (0.0, u64::MAX),
             Self::HalvedRate => (change.rate, change.until) = (0.5, u64::MAX),
+            Self::DecayLost => change.is_decay_lost = true,
+            Self::SkippedSaves => {}
             Self::LabelShuffle => {
                 change.is_shuffled = true;
                 training.data.shuffle_labels(rng);

@@ -187,7 +187,7 @@ fn faults(outcomes: &[&Outcome]) -> (String, bool) {
         "fault", "1st save", "2 saves", "%", "located", "first", "told as (branches)"
     );
     let mut are_told = true;
-    for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_benign()) {
+    for fault in Fault::ALL.into_iter().filter(|fault| fault.is_sudden()) {
         let mut all = Told::default();
         let mut of_transformers = Told::default();
         for outcome in outcomes {
@@ -206,24 +206,29 @@ fn faults(outcomes: &[&Outcome]) -> (String, bool) {
     }
     text += "\nlocated: faults of one layer that were told, with an alarm that names it; first: the one at the top \
              of the list does.\n";
-    text += &benign(outcomes);
+    text += &others(outcomes);
     (text, are_told)
 }
 
-fn benign(outcomes: &[&Outcome]) -> String {
+fn others(outcomes: &[&Outcome]) -> String {
     let mut text = String::new();
-    for fault in Fault::ALL.into_iter().filter(|fault| fault.is_benign()) {
+    for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_sudden()) {
         let branches: Vec<&Branch> =
             outcomes.iter().flat_map(|o| &o.branches).filter(|b| b.fault == fault).collect();
         let saves: usize = branches.iter().map(|b| b.told.len()).sum();
         let told = branches.iter().flat_map(|b| &b.told);
         let alarmed = told.filter(|began| began.iter().any(|a| is_alarm(&a))).count();
-        let _ = writeln!(
-            text,
-            "no fault: {} in {} networks, alarms at {alarmed} of {saves} saves",
-            fault.name(),
-            branches.len()
-        );
+        let told = branches.iter().filter(|b| b.told.iter().flatten().any(|a| is_alarm(&a)));
+        let (name, told, n) = (fault.name(), told.count(), branches.len());
+        let _ = if fault.is_benign() {
+            writeln!(text, "no fault: {name} in {n} networks, alarms at {alarmed} of {saves} saves")
+        } else {
+            writeln!(
+                text,
+                "slow, not counted: {name}, told in {told} of {n} networks within {} saves",
+                fault.n_saves()
+            )
+        };
     }
     text
 }

@@ -23,6 +23,8 @@ pub struct Change {
     /// Parameters whose names begin so are not updated.
     pub frozen: Option<String>,
     pub is_shuffled: bool,
+    /// Though the trainer's record says otherwise.
+    pub is_decay_lost: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +48,13 @@ impl Training {
             order: setup.rng(3),
             setup,
             parameters,
-            change: Change { rate: 1.0, until: 0, frozen: None, is_shuffled: false },
+            change: Change {
+                rate: 1.0,
+                until: 0,
+                frozen: None,
+                is_shuffled: false,
+                is_decay_lost: false,
+            },
             data,
             first: zeros.clone(),
             second: zeros,
@@ -106,7 +114,8 @@ impl Training {
         if self.change.frozen.as_ref().is_some_and(|name| parameter.name.starts_with(name)) {
             return;
         }
-        let decay = if parameter.is_matrix() { self.setup.decay } else { 0.0 };
+        let decays = parameter.is_matrix() && !self.change.is_decay_lost;
+        let decay = if decays { self.setup.decay } else { 0.0 };
         let states = self.first[i].iter_mut().zip(&mut self.second[i]);
         let moved = parameter.values.iter_mut().zip(gradient).zip(states);
         match self.setup.optimizer {

@@ -82,8 +82,9 @@ pub fn run(setup: Setup) -> Result<Outcome> {
         last = loss.unwrap_or(last);
         healthy.push(watcher.see(Saved::write(&training, loss)?)?);
         if i == setup.fault_at {
-            for fault in Fault::ALL.into_iter().filter(|fault| fault.applies_to(setup.shape)) {
-                let next = &setup.saves[i + 1..=i + fault.n_saves()];
+            for fault in Fault::ALL.into_iter().filter(|fault| fault.applies_to(&setup)) {
+                let from = i + 1 + fault.n_skipped();
+                let next = &setup.saves[from..from + fault.n_saves()];
                 branches.push(branch(fault, training.clone(), watcher.clone(), next)?);
             }
         }
