@@ -170,6 +170,10 @@ pub struct PairReport {
     /// the JSON contract, feeds the ridge-rate fit.
     #[serde(skip)]
     pub law_gap: Option<f64>,
+    /// Size of what biases add to the Grams in `law_gap`; `None` without biases. Weight decay acts on
+    /// them or not, as the trainer likes.
+    #[serde(skip)]
+    pub law_bias: Option<f64>,
 }
 
 /// Standard errors of estimated pair statistics.

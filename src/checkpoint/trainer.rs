@@ -37,6 +37,8 @@ pub struct TrainerState {
     pub momentum: Option<f64>,
     /// Latest training loss; NaN and infinities are kept, they are news.
     pub loss: Option<f64>,
+    /// First training loss in `log_history`, finite.
+    pub first_loss: Option<f64>,
     /// Latest learning rate η, finite (the top-level key, else the optimiser's, else the last in
     /// `log_history`).
     pub learning_rate: Option<f64>,
@@ -61,6 +63,7 @@ pub(super) fn parse(text: &mut [u8]) -> Result<TrainerState, serde_json::Error> 
     let Record { mut state, optimizer_rate, log } = record;
     state.learning_rate = state.learning_rate.or(optimizer_rate).or(log.learning_rate);
     state.loss = log.loss;
+    state.first_loss = log.first_loss;
     state.grad_norm = log.grad_norm;
     state.eval = log.eval;
     Ok(state)
@@ -145,6 +148,7 @@ impl<'de> de::Deserialize<'de> for Optimizer {
 /// The last values that were logged, whichever entry they stand in.
 #[derive(Default)]
 struct LastLogged {
+    first_loss: Option<f64>,
     loss: Option<f64>,
     learning_rate: Option<f64>,
     grad_norm: Option<f64>,
@@ -185,7 +189,10 @@ impl Keep for LastLogged {
     fn keep(&mut self, key: &str, value: &Scalar) {
         // An entry without the value, or with null, does not unsay the one before.
         match key {
-            "loss" => self.loss = value.number().or(self.loss),
+            "loss" => {
+                self.loss = value.number().or(self.loss);
+                self.first_loss = self.first_loss.or(value.finite());
+            }
             "learning_rate" => self.learning_rate = value.finite().or(self.learning_rate),
             "grad_norm" => self.grad_norm = value.number().or(self.grad_norm),
             _ => self.keep_evaluation(key, value),
@@ -289,6 +296,7 @@ mod tests {
             global_step: Some(500),
             max_steps: Some(1000),
             loss: Some(1.75),
+            first_loss: Some(2.25),
             learning_rate: Some(2.5e-5),
             grad_norm: Some(1.0),
             eval: BTreeMap::from([("f1".to_owned(), 0.5), ("loss".to_owned(), 1.9)]),

@@ -66,6 +66,21 @@ struct Biases {
     law_applies: bool,
 }
 
+impl Biases {
+    /// Norm of bbᵀ, over all columns, or of its diagonal where the law is about that.
+    fn size(&self, law: Law) -> Option<f64> {
+        self.writer.as_ref().or(self.reader.as_ref())?;
+        let squares = || {
+            let all = self.writer.iter().chain(&self.reader).flatten();
+            all.map(|b| f64::from(*b) * f64::from(*b))
+        };
+        Some(match law {
+            Law::Diagonal => squares().map(|square| square * square).sum::<f64>().sqrt(),
+            _ => squares().sum(),
+        })
+    }
+}
+
 fn biases(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<Biases, AnalyzeError> {
     let mut read = |operand: &Operand| -> Result<Option<Vec<f32>>, AnalyzeError> {
         let mut values = Vec::new();
@@ -121,6 +136,7 @@ fn pair_report(
             gap_ratio: stderr.gap_ratio,
         },
         law_gap: law_gap(pair.law, &gram).filter(|_| biases.law_applies),
+        law_bias: biases.size(pair.law).filter(|_| biases.law_applies),
     })
 }
 

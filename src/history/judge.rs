@@ -27,6 +27,10 @@ pub struct Judged {
     pub z: BTreeMap<(Kind, Arc<str>), f64>,
 }
 
+/// What moves half of all matrices counts from this part of the change of a single one on: their median
+/// is far steadier.
+const PART_OF_ALL: f64 = 0.7;
+
 /// Values of one save.
 type Values<'a> = Vec<(&'a Arc<Subject>, f64)>;
 
@@ -36,9 +40,25 @@ struct Measure<'a> {
     jump: Jump,
     /// Whether the logarithm is followed.
     is_ratio: bool,
+    /// Whether it is of the steps between two saves: then it is followed over their root, or a save
+    /// that was skipped would look like a shock.
+    is_of_steps: bool,
     /// Direction of an alarm; 0 for both.
     sign: f64,
     values: fn(&'a Point) -> Values<'a>,
+}
+
+impl Measure<'_> {
+    /// ln √steps from the save before this point, or to the next where it is the first.
+    fn scale(&self, points: &[&Point], at: usize) -> f64 {
+        let two = at.max(1) - 1..=at.max(1);
+        let Some([before, point]) = points.get(two).filter(|_| self.is_of_steps) else {
+            return 0.0;
+        };
+        #[expect(clippy::cast_precision_loss, reason = "steps between saves stay below 2^52")]
+        let steps = point.place.step.saturating_sub(before.place.step).max(1) as f64;
+        steps.ln() / 2.0
+    }
 }
 
 /// Judges the last of `points` by those before it. They are in the order of their places; of those,
@@ -165,8 +185,10 @@ fn frozen(points: &[&Point], open: &[Anomaly], rules: &Rules) -> Vec<Anomaly> {
 fn measures<'a>(rules: &Rules) -> Vec<Measure<'a>> {
     let mut all = Vec::new();
     let mut add = |kind, jump: Option<Jump>, is_ratio, sign, values| {
-        all.extend(jump.map(|jump| Measure { kind, jump, is_ratio, sign, values }));
+        let is_of_steps = kind == Kind::UpdateShock;
+        all.extend(jump.map(|jump| Measure { kind, jump, is_ratio, is_of_steps, sign, values }));
     };
+    let whole = |jump: Jump| Jump { least: PART_OF_ALL * jump.least, ..jump };
     add(Kind::AlignmentDrop, rules.alignment_drop, false, -1.0, |p: &'a Point| {
         p.pairs.iter().filter_map(|x| Some((&x.subject, x.alignment?))).collect()
     });
@@ -175,6 +197,9 @@ fn measures<'a>(rules: &Rules) -> Vec<Measure<'a>> {
     });
     add(Kind::UpdateShock, rules.update_shock, true, 1.0, |p: &'a Point| {
         p.matrices.iter().filter_map(|x| Some((&x.subject, x.update?))).collect()
+    });
+    add(Kind::UpdateShock, rules.update_shock.map(whole), true, 1.0, |p: &'a Point| {
+        p.median_update().map(|update| (&p.whole, update)).into_iter().collect()
     });
     add(Kind::ScaleJump, rules.scale_jump, true, 0.0, |p: &'a Point| {
         p.matrices.iter().filter_map(|x| Some((&x.subject, x.norm?))).collect()
@@ -206,7 +231,9 @@ fn jumps(
                 && sign * step.change() >= measure.jump.least;
             if alarms || early {
                 let mut anomaly = last.begins(measure.kind, Arc::clone(subject), Severity::Warning);
-                let shown = |x: f64| if measure.is_ratio { x.exp() } else { x };
+                // Both as over the steps to the last save.
+                let scale = measure.scale(points, points.len() - 1);
+                let shown = |x: f64| if measure.is_ratio { (x + scale).exp() } else { x };
                 (anomaly.before, anomaly.after) =
                     (Some(shown(step.before)), Some(shown(step.after)));
                 anomaly.z = step.z;
@@ -234,7 +261,8 @@ fn last_steps<'a>(points: &[&'a Point], measure: &Measure<'a>) -> Vec<(&'a Arc<S
     let mut steps = Vec::new();
     for (i, point) in points.iter().enumerate() {
         for (subject, value) in (measure.values)(point) {
-            let value = if measure.is_ratio { value.ln() } else { value };
+            let value =
+                if measure.is_ratio { value.ln() - measure.scale(points, i) } else { value };
             if !value.is_finite() {
                 continue;
             }
@@ -257,6 +285,7 @@ fn has_passed(anomaly: &Anomaly, points: &[&Point]) -> bool {
         Kind::CommutatorSpike => {
             last.pairs.iter().find(|p| p.subject == anomaly.subject)?.commutator
         }
+        Kind::UpdateShock if *anomaly.subject == Subject::whole() => last.median_update(),
         Kind::UpdateShock => last.matrices.iter().find(|m| m.subject == anomaly.subject)?.update,
         _ => last.matrices.iter().find(|m| m.subject == anomaly.subject)?.norm,
     });

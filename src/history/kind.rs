@@ -196,7 +196,7 @@ pub struct Rules {
     pub alignment_drop_early: Option<f64>,
     /// Rise of ln κ.
     pub commutator_spike: Option<Jump>,
-    /// Rise of ln of the update ratio.
+    /// Rise of ln of the update ratio over √steps; of the median over all matrices 0.7 of it.
     pub update_shock: Option<Jump>,
     /// Change of ln ‖W‖_F, up or down.
     pub scale_jump: Option<Jump>,

@@ -10,6 +10,10 @@ use crate::diagnostics::{MatrixReport, PairReport, Report};
 /// A gap below this part of the Grams is the floor of its decay, no longer the decay.
 const MIN_GAP_RATIO: f64 = 0.02;
 
+/// Biases above this part of the gap decide how fast it decays, if weight decay spares them, as many
+/// trainers have it: nobody says which.
+const MAX_BIAS_PART: f64 = 0.25;
+
 /// Where a save stands in its run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -38,6 +42,10 @@ pub struct Point {
     pub gaps: Vec<(Arc<Subject>, f64)>,
     /// Training loss.
     pub loss: Option<f64>,
+    /// The first that the trainer logged.
+    pub first_loss: Option<f64>,
+    /// All matrices together.
+    pub whole: Arc<Subject>,
     /// ηλ/(1 − μ) a step for SGD with weight decay; `None` where no law of decay is known.
     pub decay_rate: Option<f64>,
 }
@@ -96,6 +104,8 @@ impl Point {
             alignment: BTreeMap::new(),
             gaps: Vec::new(),
             loss: None,
+            first_loss: None,
+            whole: Arc::new(Subject::whole()),
             decay_rate: None,
         }
     }
@@ -128,6 +138,8 @@ impl Point {
             alignment: means(alarming()),
             gaps: gaps(report),
             loss: trainer.loss,
+            first_loss: trainer.first_loss,
+            whole: Arc::new(Subject::whole()),
             decay_rate: Optimizer::of(trainer).decay_rate,
         }
     }
@@ -140,6 +152,7 @@ impl Point {
                 *mine = Arc::clone(theirs);
             }
         };
+        share(&mut self.whole, Some(&before.whole));
         for (i, matrix) in self.matrices.iter_mut().enumerate() {
             share(&mut matrix.subject, before.matrices.get(i).map(|m| &m.subject));
         }
@@ -213,7 +226,10 @@ pub fn conserved_ln_gaps(report: &Report) -> BTreeMap<(Option<usize>, &'static s
     for pair in &report.pairs {
         let above_floor = pair.gap_ratio.is_some_and(|ratio| ratio > MIN_GAP_RATIO);
         if let (Some(gap), true) = (pair.law_gap, above_floor) {
-            *squares.entry((pair.layer, pair.pair)).or_default() += gap * gap;
+            let square = squares.entry((pair.layer, pair.pair)).or_default();
+            // One head too few would look like decay: then nothing is said of the layer.
+            let is_known = pair.law_bias.is_none_or(|bias| bias <= MAX_BIAS_PART * gap);
+            *square += if is_known { gap * gap } else { f64::NAN };
         }
     }
     squares.retain(|_, square| *square > 0.0 && square.is_finite());
@@ -226,4 +242,53 @@ fn gaps(report: &Report) -> Vec<(Arc<Subject>, f64)> {
         (Arc::new(subject), ln_gap)
     };
     conserved_ln_gaps(report).into_iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostics::StderrReport;
+
+    fn pair(layer: usize, law_gap: f64, law_bias: Option<f64>) -> PairReport {
+        PairReport {
+            pair: "v_o",
+            kind: "inmodule",
+            layer: Some(layer),
+            head: Some(0),
+            group: None,
+            writer: "v".into(),
+            reader: "o".into(),
+            dim: 8,
+            law: "full",
+            norm_between: false,
+            gram_correlation: None,
+            gram_cosine: None,
+            commutator: None,
+            commutator_vs_chance: None,
+            composition: None,
+            gap: None,
+            gap_ratio: Some(0.5),
+            gap_diagonal_ratio: None,
+            gap_shape: None,
+            flag_correlation: None,
+            overlap: BTreeMap::new(),
+            stderr: StderrReport::default(),
+            law_gap: Some(law_gap),
+            law_bias,
+        }
+    }
+
+    #[test]
+    fn gaps_that_biases_decide_are_left_out() {
+        let pairs = vec![
+            pair(0, 3.0, None),
+            pair(0, 4.0, Some(0.9)),
+            pair(1, 3.0, Some(0.0)),
+            pair(1, 4.0, Some(1.1)),
+        ];
+        let gaps = gaps(&Report { pairs, ..Report::default() });
+        assert_eq!(gaps.len(), 1, "{gaps:?}");
+        assert_eq!(gaps[0].0.layer, Some(0));
+        assert!((gaps[0].1 - 5.0_f64.ln()).abs() < 1e-12, "over the heads of a layer");
+    }
 }

@@ -57,9 +57,13 @@ fn decay_times(points: &[&Point]) -> Option<Vec<f64>> {
     Some(times)
 }
 
+/// A loss that fell to this part of the first is learnt, not stuck.
+const LEARNT: f64 = 0.2;
+
 /// Kinds of pairs whose mean alignment has no slope over a window while the weights move. Converged
 /// and stalled look the same from the weights, so this is information; with a flat loss beside
-/// updates that are as large as ever it is a warning.
+/// updates that are as large as ever it is a warning, unless the loss has come down far: then it has
+/// converged.
 pub(super) fn plateaus(points: &[&Point], rules: &Rules) -> Vec<Anomaly> {
     let Some(limit) = rules.plateau else { return Vec::new() };
     let Some(window) = points.len().checked_sub(WINDOW).map(|at| &points[at..]) else {
@@ -70,8 +74,8 @@ pub(super) fn plateaus(points: &[&Point], rules: &Rules) -> Vec<Anomaly> {
         return Vec::new();
     };
     let is_large = median_update(points).is_some_and(|usual| update >= LARGE_UPDATE * usual);
-    let severity =
-        if is_large && is_loss_flat(&steps, window) { Severity::Warning } else { Severity::Info };
+    let is_stuck = is_large && is_loss_flat(&steps, window) && !is_learnt(window);
+    let severity = if is_stuck { Severity::Warning } else { Severity::Info };
     let last = window[WINDOW - 1];
     let flat = last.alignment.keys().filter_map(|pair| {
         let of = |p: &&Point| p.alignment.get(pair).copied();
@@ -89,6 +93,11 @@ pub(super) fn plateaus(points: &[&Point], rules: &Rules) -> Vec<Anomaly> {
 fn median_update(points: &[&Point]) -> Option<f64> {
     let mut updates: Vec<f64> = points.iter().filter_map(|p| p.median_update()).collect();
     median(&mut updates)
+}
+
+fn is_learnt(window: &[&Point]) -> bool {
+    let last = window.last().and_then(|point| point.loss.zip(point.first_loss));
+    last.is_some_and(|(loss, first)| first > 0.0 && loss <= LEARNT * first)
 }
 
 fn is_loss_flat(steps: &[f64], window: &[&Point]) -> bool {

@@ -36,6 +36,7 @@ fn record(step: u64, report: Report) -> Record {
         weight_decay: Some(1e-3),
         momentum: Some(0.9),
         loss: Some(0.1 + 0.2),
+        first_loss: Some(2.5),
         learning_rate: Some(0.1),
         grad_norm: None,
         eval: BTreeMap::from([("loss".to_owned(), 1.0 / 3.0), ("f1".to_owned(), 0.5)]),

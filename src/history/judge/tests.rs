@@ -34,9 +34,6 @@ fn healthy(i: u64) -> Values {
 fn point(i: u64, values: Values) -> Point {
     let pair = subject(Some("chain"), "a -> b");
     Point {
-        place: Place { segment: 0, step: 100 * i },
-        n_nonfinite: 0,
-        broken: None,
         matrices: vec![MatrixPoint {
             subject: subject(None, "a"),
             norm: Some(values.norm),
@@ -48,9 +45,7 @@ fn point(i: u64, values: Values) -> Point {
             commutator: Some(values.commutator),
         }],
         alignment: [("chain".into(), values.alignment)].into(),
-        gaps: Vec::new(),
-        loss: None,
-        decay_rate: None,
+        ..Point::at(Place { segment: 0, step: 100 * i })
     }
 }
 
@@ -145,6 +140,19 @@ fn a_change_must_be_both_large_and_unusual() {
 }
 
 #[test]
+fn saves_that_were_skipped_are_no_shock_and_a_doubled_update_is_one() {
+    let mut points = series(20);
+    points[17].matrices[0].update = Some(0.033);
+    let rules = Rules { plateau: None, ..Rules::default() };
+    let at_once = told(&points[..18], &rules);
+    assert!(kinds(&at_once).contains(&(Kind::UpdateShock, 1700)));
+    assert!((at_once[0].after.unwrap() - 0.033).abs() < 1e-12);
+    // Three times the steps, and three times the update.
+    points.drain(15..17);
+    assert_eq!(kinds(&told(&points[..16], &rules)), []);
+}
+
+#[test]
 fn with_little_history_only_a_great_fall_is_told() {
     for (fall, n) in [(0.1, 0), (0.2, 1)] {
         let mut points = series(4);
@@ -216,6 +224,17 @@ fn a_plateau_is_information_and_a_warning_beside_a_flat_loss() {
     assert_eq!(flat(0.01, &|i| Some(3.0 - 0.1 * real(i))), info);
     assert_eq!(flat(0.01, &|_| Some(3.0)), [(Kind::Plateau, 700, Severity::Warning)]);
     assert_eq!(flat(1e-5, &|_| Some(3.0)), [], "weights at rest");
+    // Three from fifteen on is learnt, from fourteen on it is not.
+    let from = |first: f64| {
+        let mut points = series(12);
+        for (i, point) in (0..).zip(&mut points) {
+            point.alignment = [("chain".into(), 0.5 + 1e-4 * real(i % 3))].into();
+            point.matrices[0].update = Some(0.01);
+            (point.loss, point.first_loss) = (Some(3.0), Some(first));
+        }
+        told(&points, &Rules::default())[0].severity
+    };
+    assert_eq!((from(15.1), from(14.0)), (Severity::Info, Severity::Warning));
     // The loss stops later than the alignment: then it is told once more.
     let warning = (Kind::Plateau, 1000, Severity::Warning);
     assert_eq!(flat(0.01, &|i| Some(3.0 - 0.2 * real(i.min(5)))), [info[0], warning]);

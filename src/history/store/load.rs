@@ -240,6 +240,7 @@ fn save(row: &Row<'_>) -> rusqlite::Result<StoredSave> {
             weight_decay: row.get("weight_decay")?,
             momentum: row.get("momentum")?,
             loss: row.get("train_loss")?,
+            first_loss: row.get("first_loss")?,
             learning_rate: row.get("learning_rate")?,
             grad_norm: row.get("grad_norm")?,
             eval: BTreeMap::new(),

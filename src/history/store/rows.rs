@@ -43,6 +43,7 @@ const PAIR: &[Number<PairReport>] = numbers![
     "gap_shape" => gap_shape,
     "flag_correlation" => flag_correlation,
     "law_gap" => law_gap,
+    "law_bias" => law_bias,
     "gram_correlation_stderr" => stderr.gram_correlation,
     "gram_cosine_stderr" => stderr.gram_cosine,
     "commutator_stderr" => stderr.commutator,
@@ -339,6 +340,7 @@ fn load_pairs(connection: &Connection, save: i64) -> rusqlite::Result<Vec<PairRe
             overlap: BTreeMap::new(),
             stderr: StderrReport::default(),
             law_gap: None,
+            law_bias: None,
         };
         put_back(PAIR, &mut pair, row)?;
         Ok(pair)

@@ -92,7 +92,7 @@ fn insert_save(
             "UPDATE saves SET checkpoint = ?2, format = ?3, architecture = ?4, parameters = ?5, \
              nan = ?6, inf = ?7, train_loss = ?8, learning_rate = ?9, grad_norm = ?10, \
              optimizer = ?11, weight_decay = ?12, momentum = ?13, global_step = ?14, \
-             max_steps = ?15 WHERE id = ?1",
+             max_steps = ?15, first_loss = ?16 WHERE id = ?1",
             params![
                 save,
                 report.checkpoint,
@@ -109,6 +109,7 @@ fn insert_save(
                 trainer.momentum,
                 trainer.global_step.map(signed),
                 trainer.max_steps.map(signed),
+                trainer.first_loss,
             ],
         )?;
     }

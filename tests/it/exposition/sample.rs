@@ -49,6 +49,7 @@ pub(super) fn pair(kind: &'static str, layer: usize, head: Option<usize>, gram: 
         overlap: BTreeMap::from([(4, overlap)]),
         stderr: StderrReport::default(),
         law_gap: None,
+        law_bias: None,
     }
 }
 
