@@ -99,6 +99,8 @@ enum Event {
     Scanned(Box<Scanned>),
     Done(usize, Box<Done>),
     Pinned(usize),
+    /// The store has room for more.
+    Recorded,
     Restored(Box<Restored>),
     Request(Request),
 }

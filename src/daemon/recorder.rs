@@ -48,6 +48,8 @@ pub(super) struct Restored {
 pub(super) struct Recorder {
     sender: Option<SyncSender<Box<Record>>>,
     ok: Arc<AtomicBool>,
+    /// Whether the scheduler waits for room.
+    is_awaited: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,6 +62,8 @@ impl Recorder {
     ) -> std::io::Result<Self> {
         let (sender, records) = sync_channel(MAX_SENT);
         let ok = Arc::new(AtomicBool::new(true));
+        let is_awaited = Arc::new(AtomicBool::new(false));
+        let awaited = Arc::clone(&is_awaited);
         let mut writer = Writer {
             dir: dir.to_owned(),
             retention,
@@ -72,23 +76,32 @@ impl Recorder {
         let run = move || {
             let restored = Box::new(writer.restore());
             if events.send(Event::Restored(restored)).is_ok() {
-                drop(events);
-                writer.run(&records);
+                writer.run(&records, &|| {
+                    if awaited.swap(false, Ordering::Relaxed) {
+                        // A scheduler that has ended wants no more.
+                        drop(events.try_send(Event::Recorded));
+                    }
+                });
             }
         };
         let thread = std::thread::Builder::new().name("recorder".into()).spawn(run)?;
-        Ok(Self { sender: Some(sender), ok, thread: Some(thread) })
+        Ok(Self { sender: Some(sender), ok, is_awaited, thread: Some(thread) })
     }
 
-    /// Hands a record over; says whether it was taken. It is not when the disk is slower than the saves.
-    pub(super) fn record(&self, record: Record) -> bool {
-        let Some(sender) = &self.sender else { return false };
-        match sender.try_send(Box::new(record)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.ok.store(false, Ordering::Relaxed);
-                false
+    /// Hands a record over.
+    ///
+    /// # Errors
+    /// Gives it back where too many are on their way; when one of them is written, the scheduler is told.
+    pub(super) fn record(&self, record: Box<Record>) -> Result<(), Box<Record>> {
+        let Some(sender) = &self.sender else { return Err(record) };
+        // Asked first: the answer must not come before the question.
+        self.is_awaited.store(true, Ordering::Relaxed);
+        match sender.try_send(record) {
+            Ok(()) => {
+                self.is_awaited.store(false, Ordering::Relaxed);
+                Ok(())
             }
+            Err(TrySendError::Full(record) | TrySendError::Disconnected(record)) => Err(record),
         }
     }
 
@@ -149,7 +162,8 @@ impl Writer {
         Ok(self.store.as_mut().expect("opened above"))
     }
 
-    fn run(&mut self, records: &Receiver<Box<Record>>) {
+    /// Writes what comes; says so after each.
+    fn run(&mut self, records: &Receiver<Box<Record>>, written: &dyn Fn()) {
         loop {
             let record = if self.waiting.is_empty() {
                 records.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -168,6 +182,7 @@ impl Writer {
                 self.waiting.pop_front();
             }
             self.write();
+            written();
         }
     }
 

@@ -1,6 +1,7 @@
 //! The owner of the table of runs: takes in scans and finished jobs, hands out saves, renders.
 
 mod done;
+mod records;
 mod scans;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,7 @@ use crate::config::Settings;
 use crate::diagnostics::Options;
 use crate::metrics::{self, DaemonFacts, Snapshot};
 use crate::model::Rule;
+use records::Records;
 
 /// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -76,7 +78,7 @@ pub(super) struct Scheduler {
     served: Arc<Served>,
     server: Server,
     stop: Arc<AtomicBool>,
-    recorder: Option<Recorder>,
+    records: Option<Records>,
     /// Whether what was recorded before the start is known; scans wait for it.
     is_restored: bool,
     /// Runs that are gone, as references of others.
@@ -144,7 +146,7 @@ impl Scheduler {
             is_restored: recorder.is_none(),
             past: Past::default(),
             pins: VecDeque::new(),
-            recorder,
+            records: recorder.map(Records::new),
             state,
             state_checked: None,
             reload,
@@ -178,20 +180,26 @@ impl Scheduler {
                 self.take_held();
             }
             Event::Request(Request::Reload) => self.reload(),
-            Event::Request(Request::Stop) => {}
+            // Room in the store is for `dispatch`.
+            Event::Recorded | Event::Request(Request::Stop) => {}
         }
         self.dispatch();
     }
 
     /// Hands saves to idle workers.
     fn dispatch(&mut self) {
+        let is_behind = self.records.as_mut().is_some_and(|records| {
+            records.pass_on();
+            records.is_behind()
+        });
         while let Some(worker) = self.idle.pop() {
             // A save that is to be kept may be gone soon.
             if let Some(order) = self.pins.pop_front() {
                 self.give(worker, Work::Pin(order));
                 continue;
             }
-            let Some((name, queued)) = self.queue.pop() else {
+            let next = if is_behind { None } else { self.queue.pop() };
+            let Some((name, queued)) = next else {
                 self.idle.push(worker);
                 return;
             };
@@ -242,7 +250,7 @@ impl Scheduler {
     fn check_state(&mut self) {
         let due = self.state_checked.is_none_or(|at| at.elapsed() >= STATE_INTERVAL);
         if let (Some(state), true) = (&mut self.state, due) {
-            let is_recorded = self.recorder.as_ref().is_none_or(Recorder::is_ok);
+            let is_recorded = self.records.as_ref().is_none_or(Records::is_ok);
             self.facts.state_store_ok = Some(state.is_writable() && is_recorded);
             self.state_checked = Some(Instant::now());
         }
@@ -250,6 +258,7 @@ impl Scheduler {
 
     /// Renders and serves what is known now.
     pub(super) fn publish(&mut self) {
+        self.dispatch();
         self.check_state();
         let (now, unix, patience) = (self.now(), unix_now(), self.patience());
         let queue = &self.queue;
@@ -299,8 +308,8 @@ impl Scheduler {
                 Err(_) => break,
             }
         }
-        if let Some(recorder) = self.recorder {
-            recorder.finish(deadline);
+        if let Some(records) = self.records {
+            records.finish(deadline);
         }
         self.server.stop();
         info!("stopped");

@@ -43,10 +43,8 @@ impl Scheduler {
         let anomalies = [news.ended, news.began].concat();
         let counters = daemon_counters(&self.facts);
         let record = run.record(draft, taken.outcome, anomalies, unix_now(), counters);
-        if let (Some(record), Some(recorder)) = (record, &self.recorder)
-            && !recorder.record(record)
-        {
-            debug!(run = name, "save not recorded, the disk is too slow");
+        if let (Some(record), Some(records)) = (record, &mut self.records) {
+            records.add(record);
         }
         give_up_kept(&mut self.runs, self.settings.memory_limit / KEPT_FRACTION);
         self.compare();

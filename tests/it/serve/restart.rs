@@ -27,7 +27,10 @@ fn add_save(place: &Place, step: u64) {
 
 fn kept(state: &Path) -> Vec<Vec<u8>> {
     let entries = fs::read_dir(state.join("warm")).into_iter().flatten();
-    entries.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect()
+    let paths = entries.map(|entry| entry.unwrap().path());
+    // One that is being written has another name.
+    let whole = paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
+    whole.filter_map(|path| fs::read(path).ok()).collect()
 }
 
 #[test]
