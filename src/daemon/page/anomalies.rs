@@ -88,11 +88,13 @@ fn meaning(kind: Kind) -> &'static str {
     }
 }
 
-/// Three decimals, or powers of ten where these say nothing.
+/// Three decimals, or powers of ten where these say nothing; counts as they are.
 fn value(value: Option<f64>) -> String {
     match value {
         None => "–".to_owned(),
         Some(0.0) => "0".to_owned(),
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        Some(x) if x.fract() == 0.0 && (1.0..1e15).contains(&x) => grouped(x as u64),
         Some(x) if x.abs() < 0.01 || x.abs() >= 1e5 => format!("{x:.2e}").replace('-', "−"),
         Some(x) => signed(x),
     }
@@ -113,8 +115,9 @@ mod tests {
 
     #[test]
     fn numbers_of_any_size_read_well() {
-        let shown = [None, Some(0.0), Some(-0.5), Some(3e-4), Some(-3e-7), Some(2.5e6)].map(value);
-        assert_eq!(shown, ["–", "0", "−0.500", "3.00e−4", "−3.00e−7", "2.50e6"]);
+        let shown = [0.0, -0.5, 3e-4, -3e-7, 2.5e6 + 0.5, 13_130.0].map(|x| value(Some(x)));
+        let wanted = ["0", "−0.500", "3.00e−4", "−3.00e−7", "2.50e6", "13\u{202f}130"];
+        assert_eq!((shown, value(None).as_str()), (wanted.map(str::to_owned), "–"));
         let z = [8.04, -12.0, 1e7, -1e7].map(signed_short);
         assert_eq!(z, ["8.0", "−12.0", "> 9999", "< −9999"]);
     }
