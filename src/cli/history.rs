@@ -2,6 +2,7 @@
 
 use std::io;
 
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use weightvane::history::{FILE, TableLine, export, tables};
 
@@ -55,13 +56,22 @@ fn field(value: &Value) -> String {
     }
 }
 
+/// A row as an object whose fields stand in the order of the columns.
+struct Object<'a>(&'a [String], &'a [Value]);
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().zip(self.1))
+    }
+}
+
 fn json(args: &HistoryArgs, mut out: impl io::Write) -> Ends {
     let mut written = Ok(());
     let mut each = |line: TableLine<'_>| {
         if let Some(values) = line.values {
-            let fields = line.columns.iter().cloned().zip(values.iter().cloned());
-            let object: serde_json::Map<String, Value> = fields.collect();
-            written = writeln!(out, "{}", Value::Object(object));
+            written = serde_json::to_writer(&mut out, &Object(line.columns, values))
+                .map_err(io::Error::from)
+                .and_then(|()| out.write_all(b"\n"));
         }
         written.is_ok()
     };

@@ -172,6 +172,7 @@ fn tables_of_the_history_are_printed_while_the_daemon_runs() {
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 2 * report["matrices"].as_array().unwrap().len());
     assert_eq!(rows[0]["step"], 0);
+    assert!(json.starts_with(r#"{"run":"run","step":0,"#), "in the order of the columns");
     for table in
         ["evaluations", "summaries", "rotations", "overlaps", "heads", "classifiers", "anomalies"]
     {
