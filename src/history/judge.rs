@@ -27,6 +27,9 @@ pub struct Judged {
     pub z: BTreeMap<(Kind, Arc<str>), f64>,
 }
 
+/// Without history enough for a z, a fall must exceed this many times the largest change so far.
+const EARLY_PART: f64 = 2.0;
+
 /// What moves half of all matrices counts from this part of the change of a single one on: their median
 /// is far steadier.
 const PART_OF_ALL: f64 = 0.7;
@@ -226,6 +229,8 @@ fn jumps(
                 }
             }
             let least = rules.alignment_drop_early.filter(|_| measure.kind == Kind::AlignmentDrop);
+            // In the first saves alignment rises and overshoots by as much as some faults take.
+            let least = least.map(|least| least.max(EARLY_PART * step.largest));
             let early = step.z.is_none() && least.is_some_and(|least| step.change() <= -least);
             let alarms = step.z.is_some_and(|z| sign * z >= measure.jump.z)
                 && sign * step.change() >= measure.jump.least;

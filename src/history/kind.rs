@@ -192,7 +192,7 @@ pub struct Rules {
     pub frozen: bool,
     /// Fall of the gram correlation.
     pub alignment_drop: Option<Jump>,
-    /// The same without history enough for a z: the fall alone.
+    /// The same without history enough for a z: the fall alone, if it is twice the largest change so far.
     pub alignment_drop_early: Option<f64>,
     /// Rise of ln κ.
     pub commutator_spike: Option<Jump>,

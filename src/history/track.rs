@@ -20,6 +20,8 @@ pub(super) struct Track {
     last: Option<(u64, f64)>,
     /// Ordinary increments over √Δstep, oldest first.
     ordinary: VecDeque<f64>,
+    /// The largest change so far, up or down.
+    largest: f64,
     /// Outliers since the last ordinary one: when they fill a window, they are the new order.
     outliers: Vec<f64>,
 }
@@ -31,6 +33,8 @@ pub(super) struct Step {
     pub(super) after: f64,
     /// `None` where fewer than [`WINDOW`] ordinary increments came before.
     pub(super) z: Option<f64>,
+    /// The largest change before it, up or down.
+    pub(super) largest: f64,
 }
 
 impl Step {
@@ -52,7 +56,8 @@ impl Track {
         let elapsed = step.saturating_sub(last_step).max(1);
         #[expect(clippy::cast_precision_loss, reason = "steps between saves stay below 2^52")]
         let scaled = (value - before) / (elapsed as f64).sqrt();
-        let step = Step { before, after: value, z: self.z(scaled) };
+        let step = Step { before, after: value, z: self.z(scaled), largest: self.largest };
+        self.largest = self.largest.max(step.change().abs());
         if step.is_outlier(jump) {
             self.outliers.push(scaled);
             if self.outliers.len() == WINDOW {

@@ -1,6 +1,6 @@
 //! What scans and the store say of runs: found, restored, gone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::{debug, info};
@@ -8,7 +8,7 @@ use tracing::{debug, info};
 use super::{Scheduler, unix_now, watch_mode};
 use crate::daemon::counters::take_daemon_counters;
 use crate::daemon::recorder::Restored;
-use crate::daemon::root::Scanned;
+use crate::daemon::root::{Root, Scanned};
 use crate::daemon::runs::{Run, absolute};
 use crate::history::{Rules, StoredRun};
 use crate::watch::SettledSave;
@@ -129,7 +129,10 @@ impl Scheduler {
     pub(super) fn restored(&mut self, restored: Restored) {
         if !self.is_restored && self.scanned.iter().all(|scanned| !scanned) {
             take_daemon_counters(&mut self.facts, &restored.daemon_counters);
-            for run in restored.runs {
+            // The root named first gives the short name, as with scans.
+            let mut runs = restored.runs;
+            runs.sort_by_key(|run| self.below_root(&run.path).map_or(usize::MAX, |(root, _)| root));
+            for run in runs {
                 self.restore(run);
             }
             for (index, root) in self.roots.iter().enumerate() {
@@ -142,28 +145,44 @@ impl Scheduler {
     }
 
     fn restore(&mut self, stored: StoredRun) {
-        // The path as a scan of the root will give it.
-        let path = self.roots.iter().enumerate().find_map(|(index, root)| {
-            let stored = PathBuf::from(&stored.path);
-            let below = stored.strip_prefix(absolute(&root.path)).ok()?;
-            let is_root = below.as_os_str().is_empty();
-            Some((index, if is_root { root.path.clone() } else { root.path.join(below) }))
-        });
         let rules = self.rules_of(&stored.name).clone();
-        let name = stored.name.clone();
-        let taken = path.filter(|(root, path)| self.names.take(&name, *root, path));
-        let (root, path) = taken.clone().unwrap_or_default();
+        let place = self.place_of(&stored);
+        let (name, root, path) = place.clone().unwrap_or((stored.name.clone(), 0, PathBuf::new()));
         self.n_runs += 1;
         // What the run is called below its root, its first scan will say.
         let mut run = Run::new(self.n_runs, name.clone(), String::new(), path, root, self.now());
         run.restore(stored, &rules);
-        if taken.is_some() {
+        if place.is_some() {
             self.dropped_for.insert(name.clone(), run.n_analyzed);
             self.runs.insert(name, run);
         } else {
             // It may still be what others are compared with.
             self.past.keep(&name, run.into_trend());
         }
+    }
+
+    /// Name, root and path of a recorded run that lies below a root: the path as a scan will give it, the
+    /// name as it was, unless another run has that now.
+    fn place_of(&mut self, stored: &StoredRun) -> Option<(String, usize, PathBuf)> {
+        let (root, below) = self.below_root(&stored.path)?;
+        let root_path = &self.roots[root].path;
+        let is_root = below.as_os_str().is_empty();
+        let path = if is_root { root_path.clone() } else { root_path.join(&below) };
+        let name = if self.names.take(&stored.name, root, &path) {
+            stored.name.clone()
+        } else {
+            let own = root_path.file_name().unwrap_or_default();
+            let below = if is_root { own } else { below.as_os_str() };
+            self.names.of(root, root_path, &below.to_string_lossy(), &path)
+        };
+        Some((name, root, path))
+    }
+
+    /// Root of a recorded path, and the path below it.
+    fn below_root(&self, path: &str) -> Option<(usize, PathBuf)> {
+        let below = |root: &Root| Path::new(path).strip_prefix(absolute(&root.path)).ok();
+        let found = self.roots.iter().enumerate().find_map(|(i, root)| Some((i, below(root)?)));
+        found.map(|(root, below)| (root, below.to_owned()))
     }
 
     pub(super) fn rules_of(&self, run: &str) -> &Rules {

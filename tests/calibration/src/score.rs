@@ -38,9 +38,10 @@ impl Healthy {
         let mut sum = Self::default();
         for outcome in outcomes {
             sum.networks += 1;
-            sum.saves += outcome.healthy.len();
-            sum.settled += outcome.healthy.len().saturating_sub(HISTORY);
-            for began in &outcome.healthy {
+            let healthy = outcome.told_in_health();
+            sum.saves += healthy.len();
+            sum.settled += healthy.len().saturating_sub(HISTORY);
+            for began in healthy {
                 let kinds: BTreeSet<Kind> = began.iter().filter(is_alarm).map(|a| a.kind).collect();
                 sum.alarmed += usize::from(!kinds.is_empty());
                 for kind in kinds {
@@ -138,9 +139,24 @@ pub fn tables(name: &str, outcomes: &[&Outcome]) -> (String, bool) {
     let mut text = format!("\n{name}\n\n");
     let all = Healthy::of(outcomes.iter().copied());
     text += &healthy(outcomes, &all);
+    text += &unstable(outcomes);
     let (faults, are_told) = faults(outcomes);
     text += &faults;
     (text, are_told && all.per_1000(all.n_events()) <= MOST_ALARMS)
+}
+
+/// Trainings that went wrong by themselves.
+fn unstable(outcomes: &[&Outcome]) -> String {
+    let lost = || outcomes.iter().filter_map(|o| Some((o, o.unstable_at?)));
+    let is_told = |(o, at): &(&&Outcome, usize)| {
+        o.healthy.iter().skip(*at).take(2).flatten().any(|anomaly| is_alarm(&anomaly))
+    };
+    format!(
+        "\nloss up by a tenth of the first from one save to the next, without a fault: {} networks, not \
+         counted from there on; told within two saves in {}\n",
+        lost().count(),
+        lost().filter(is_told).count(),
+    )
 }
 
 fn healthy(outcomes: &[&Outcome], all: &Healthy) -> String {
@@ -245,8 +261,10 @@ pub fn details(outcomes: &[&Outcome]) -> String {
             outcome.losses.0, outcome.losses.1
         );
         for (i, began) in outcome.healthy.iter().enumerate() {
+            let what =
+                if outcome.unstable_at.is_some_and(|at| i >= at) { "unstable" } else { "false" };
             for anomaly in began.iter().filter(is_alarm) {
-                let _ = writeln!(text, "  false at save {i}: {}", said(anomaly));
+                let _ = writeln!(text, "  {what} at save {i}: {}", said(anomaly));
             }
         }
         for branch in &outcome.branches {

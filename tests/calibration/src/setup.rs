@@ -6,11 +6,14 @@ use rand_chacha::ChaCha8Rng;
 /// Saves after the first, at step 0.
 pub const N_SAVES: usize = 40;
 
-/// Seeds of every multilayer perceptron, of which the first half is for choosing thresholds.
-const MLP_SEEDS: u64 = 8;
+/// Seeds of every multilayer perceptron: from the first on thresholds are chosen, from the second on
+/// the rules are reported. Those below the first are used up: rules were found on them.
+const MLP_SEEDS: [u64; 2] = [4, 8];
+const N_MLP_SEEDS: u64 = 4;
 const WIDTHS: [usize; 4] = [32, 64, 128, 256];
-/// Transformers, likewise.
-const TRANSFORMERS: u64 = 40;
+/// The same of transformers.
+const TRANSFORMERS: [u64; 2] = [20, 40];
+const N_TRANSFORMERS: u64 = 20;
 
 /// What stands between two layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +120,7 @@ pub struct Setup {
 impl Setup {
     /// Thresholds are chosen on these, and what is reported comes from the others.
     pub fn is_for_tuning(&self) -> bool {
-        self.seed < if self.is_transformer() { TRANSFORMERS } else { MLP_SEEDS } / 2
+        self.seed < if self.is_transformer() { TRANSFORMERS[1] } else { MLP_SEEDS[1] }
     }
 
     pub fn is_transformer(&self) -> bool {
@@ -222,9 +225,9 @@ fn between(low: f64, high: f64, rng: &mut ChaCha8Rng) -> f64 {
     low * (high / low).powf(rng.random())
 }
 
-/// The first `n` of each half of `all` seeds.
-fn of_both_halves(all: u64, n: u64) -> impl Iterator<Item = u64> {
-    (0..n).chain(all / 2..all / 2 + n)
+/// `n` seeds from each of these on.
+fn from_each(first: [u64; 2], n: u64) -> impl Iterator<Item = u64> {
+    first.into_iter().flat_map(move |first| first..first + n)
 }
 
 /// All networks; a handful with `is_quick`.
@@ -234,14 +237,14 @@ pub fn all(is_quick: bool) -> Vec<Setup> {
         for (i, is_adaptive) in [false, true].into_iter().enumerate() {
             for width in WIDTHS {
                 let shape = Shape::Mlp { activation, width, hidden: 2, has_bias: false };
-                let n = if !is_quick { MLP_SEEDS / 2 } else { u64::from(width == WIDTHS[i]) };
-                let seeds = of_both_halves(MLP_SEEDS, n);
+                let n = if !is_quick { N_MLP_SEEDS } else { u64::from(width == WIDTHS[i]) };
+                let seeds = from_each(MLP_SEEDS, n);
                 setups.extend(seeds.map(|seed| Setup::draw(shape, is_adaptive, seed)));
             }
         }
     }
     let shape = Shape::Transformer { width: 0 };
-    let seeds = of_both_halves(TRANSFORMERS, if is_quick { 1 } else { TRANSFORMERS / 2 });
+    let seeds = from_each(TRANSFORMERS, if is_quick { 1 } else { N_TRANSFORMERS });
     // Every third pair of seeds with SGD.
     setups.extend(seeds.map(|seed| Setup::draw(shape, seed / 2 % 3 != 2, seed)));
     setups

@@ -15,6 +15,10 @@ use crate::save::Saved;
 use crate::setup::Setup;
 use crate::training::Training;
 
+/// A rise of the mean loss from one save to the next, in parts of the first, that no healthy training
+/// has.
+const UNSTABLE: f64 = 0.1;
+
 /// What began with each save, in order.
 pub type Told = Vec<Vec<Anomaly>>;
 
@@ -34,6 +38,16 @@ pub struct Outcome {
     pub branches: Vec<Branch>,
     /// Mean loss up to the first save and up to the last.
     pub losses: (f64, f64),
+    /// Index of the first save since which the loss had risen by a tenth of the first: from there on the
+    /// training is no longer healthy, whatever is told.
+    pub unstable_at: Option<usize>,
+}
+
+impl Outcome {
+    /// What was told while the training was healthy.
+    pub fn told_in_health(&self) -> &[Vec<Anomaly>] {
+        &self.healthy[..self.unstable_at.unwrap_or(self.healthy.len())]
+    }
 }
 
 /// The daemon's view of a run.
@@ -75,10 +89,15 @@ pub fn run(setup: Setup) -> Result<Outcome> {
     let mut training = Training::new(Arc::clone(&setup));
     let mut watcher = Watcher::new()?;
     let (mut healthy, mut branches) = (Told::new(), Vec::new());
-    let (mut first, mut last) = (None, f64::NAN);
+    let (mut first, mut last): (Option<f64>, f64) = (None, f64::NAN);
+    let mut unstable_at = None;
     for (i, &step) in setup.saves.iter().enumerate() {
         let loss = if step > 0 { Some(training.run(step)?) } else { None };
         first = first.or(loss);
+        if let (Some(loss), Some(first)) = (loss, first) {
+            let is_unstable = loss - last > UNSTABLE * first;
+            unstable_at = unstable_at.or(is_unstable.then_some(i));
+        }
         last = loss.unwrap_or(last);
         healthy.push(watcher.see(Saved::write(&training, [first, loss])?)?);
         if i == setup.fault_at {
@@ -91,7 +110,7 @@ pub fn run(setup: Setup) -> Result<Outcome> {
         }
     }
     let losses = (first.unwrap_or(f64::NAN), last);
-    Ok(Outcome { setup, healthy, branches, losses })
+    Ok(Outcome { setup, healthy, branches, losses, unstable_at })
 }
 
 fn branch(

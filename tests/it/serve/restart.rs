@@ -145,6 +145,39 @@ fn what_was_known_is_served_though_rotation_took_the_saves() {
 }
 
 #[test]
+fn runs_recorded_under_one_name_are_told_apart_when_both_are_watched() {
+    let place = Place::new(FAST);
+    let (state, other) = (place.dir.path().join("state"), place.dir.path().join("other"));
+    let healthy = shipped("it/golden/series/healthy");
+    copy_save(&healthy.join("checkpoint-100"), &place.root.join("run/checkpoint-100"));
+    copy_save(&healthy.join("checkpoint-200"), &other.join("run/checkpoint-200"));
+    let watch = |roots: &[&Path]| {
+        let mut command = std::process::Command::new(super::process::PROGRAM);
+        command.arg("watch").args(roots).arg("--config").arg(&place.config);
+        command
+            .args(["--listen", "127.0.0.1:0", "--log.format", "json", "--state-dir"])
+            .arg(&state);
+        Daemon::start(command)
+    };
+    for root in [&place.root, &other] {
+        let daemon = watch(&[root]);
+        daemon.wait_analyzed("run", 1);
+        daemon.signal(Signal::TERM);
+        daemon.end();
+    }
+    let daemon = watch(&[&place.root, &other]);
+    let both = daemon.wait("both", |m| m.runs() == ["other/run", "run"]);
+    for (run, step) in [("run", 100.0), ("other/run", 200.0)] {
+        assert_eq!(both.value("checkpoint_analyzed_step", &[("run", run)]), Some(step));
+    }
+    daemon.wait_for("the first scan", |d| (d.get("/-/ready").0 == 200).then_some(()));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let later = daemon.metrics();
+    assert_eq!(later.runs(), ["other/run", "run"]);
+    assert_eq!(later.value("read_bytes_total", &[]), both.value("read_bytes_total", &[]));
+}
+
+#[test]
 fn tables_of_the_history_are_printed_while_the_daemon_runs() {
     let place = Place::new(FAST);
     let state = place.dir.path().join("state");
