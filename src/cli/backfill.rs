@@ -1,6 +1,7 @@
 //! `weightvane backfill`: the past as OpenMetrics.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,7 @@ pub(super) fn run(args: BackfillArgs) -> Result<(), Failure> {
             .map_err(|e| Failure::system("signal handlers", &e))?;
     }
     let BackfillArgs { root, output, state_dir, job, instance, .. } = args;
+    let output = output.filter(|file| file.as_os_str() != "-");
     let cancelled = Arc::clone(&cancel);
     let request = BackfillRequest { root, state_dir, settings, rules, until_ms, cancel };
     let past = measured(&request)?;
@@ -48,6 +50,10 @@ pub(super) fn run(args: BackfillArgs) -> Result<(), Failure> {
         past.timeline.write(&mut Stoppable { out, cancel: &cancelled }, &job, &instance)
     };
     let written = match &output {
+        // A pipe or a device is written to, not replaced.
+        Some(file) if file.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) => {
+            fs::File::options().write(true).open(file).and_then(|out| buffered(out, write))
+        }
         Some(file) => textfile::replace(file, write),
         None => to_stdout(write),
     };
@@ -125,7 +131,11 @@ impl Write for Stoppable<'_> {
 
 /// A closed pipe (`| head`) is a normal end.
 fn to_stdout(write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    buffered(io::stdout().lock(), write)
+}
+
+fn buffered(out: impl Write, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = io::BufWriter::new(out);
     match write(&mut out).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,

@@ -25,6 +25,21 @@ pub(super) fn check_written(settings: &Settings, roots: &[PathBuf]) -> Result<()
         ("textfile", settings.textfile.as_deref()),
         ("pin_dir", settings.pin_dir()),
     ];
+    if let (Some(pins), Some(state)) = (settings.pin_dir(), &settings.state_dir)
+        && pins == state
+    {
+        return Err(format!("pin_dir {} is the state directory, expected another", pins.display()));
+    }
+    if let Some(pins) = settings.pin_dir() {
+        let within = |root: &&PathBuf| check_outside("", Some(root), pins).is_err();
+        if let Some(root) = roots.iter().find(within) {
+            return Err(format!(
+                "pin_dir {} holds the watched directory {}, expected one of its own",
+                pins.display(),
+                root.display()
+            ));
+        }
+    }
     let each = || roots.iter().flat_map(|root| written.map(|(what, path)| (what, path, root)));
     each().try_for_each(|(what, path, root)| check_outside(what, path, root))
 }

@@ -5,10 +5,11 @@
 //! nothing is remembered over a restart.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use tracing::{debug, info, warn};
@@ -17,7 +18,7 @@ use crate::watch::{FileKind, FileStamp, SettledSave};
 
 /// Good saves linked while all is well: a frozen matrix is known one save late, so the last and the
 /// one before.
-const N_NEWEST: usize = 2;
+pub(super) const N_NEWEST: usize = 2;
 
 /// Saves before an anomaly that are kept; of more, the oldest goes.
 const N_KEPT: usize = 3;
@@ -36,23 +37,28 @@ pub(super) struct PinOrder {
     pub(super) dir: PathBuf,
     /// Name of the run.
     pub(super) run: String,
-    /// Step of the save.
-    pub(super) step: u64,
-    /// A good save to be linked, or else the one linked at this step is to be kept.
-    pub(super) save: Option<SettledSave>,
+    /// What.
+    pub(super) what: PinWhat,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum PinWhat {
+    /// These, by step, are the last good saves: they alone are to be linked as such.
+    Newest(Vec<(u64, SettledSave)>),
+    /// The save of this step is to be kept, from its link or from where it lies, if it still does.
+    Keep { step: u64, save: Option<SettledSave> },
+    /// A save that cannot be kept so.
+    InPlace(PathBuf),
 }
 
 impl PinOrder {
-    /// The run's own part of the directory. Names come from directories, but `/` and `..` must lead
-    /// nowhere else.
+    /// The run's own part of the directory. Names come from directories of strangers: no `/` in them may
+    /// lead elsewhere, nor into the part of another run.
     fn home(&self) -> PathBuf {
-        let normal = |part: &Component<'_>| matches!(part, Component::Normal(_));
-        let below: PathBuf = Path::new(&self.run).components().filter(normal).collect();
-        self.dir.join(below)
-    }
-
-    fn name(&self) -> String {
-        format!("step-{}", self.step)
+        let name = self.run.replace('%', "%25").replace('/', "%2F");
+        let hidden = name.strip_prefix('.').map(|rest| format!("%2E{rest}"));
+        self.dir.join(hidden.unwrap_or(name))
     }
 }
 
@@ -64,26 +70,38 @@ pub(super) struct Pinner {
 
 impl Pinner {
     pub(super) fn carry_out(&mut self, order: &PinOrder) {
-        let (run, step) = (&order.run, order.step);
-        let result = match &order.save {
-            Some(save) if save.in_place => {
-                Err(io::Error::other("it is rewritten in place, and a link changes with it"))
-            }
-            Some(save) => link(order, save),
-            None => keep(order),
-        };
-        match result {
-            Ok(path) => debug!(run, step, ?path, "save pinned"),
-            // Rotation was faster.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && order.save.is_some() => {
-                debug!(run, step, %error, "save not pinned");
-            }
-            Err(error) => {
-                let error = explained(&error);
-                if self.told.len() < MAX_TOLD && self.told.insert(format!("{run} {error}")) {
-                    warn!(run, step, error, "save not pinned");
+        let (run, dir) = (&order.run, &order.dir);
+        match &order.what {
+            PinWhat::Newest(saves) => {
+                if let Err(error) = newest(order, saves) {
+                    self.once(order, &explained(&error));
                 }
             }
+            PinWhat::InPlace(path) => {
+                let path = path.display();
+                self.once(
+                    order,
+                    &format!("{path} is rewritten in place, and a link changes with it"),
+                );
+            }
+            PinWhat::Keep { step, save } => match keep(order, *step, save.as_ref()) {
+                Ok(None) => {}
+                Ok(Some(path)) => {
+                    info!(run, step, ?path, "the last good save is kept from rotation");
+                }
+                Err(error) => {
+                    let error = explained(&error);
+                    warn!(run, step, pin_dir = ?dir, error, "the last good save cannot be kept");
+                }
+            },
+        }
+    }
+
+    /// Tells of a failure that will come again with every save.
+    fn once(&mut self, order: &PinOrder, error: &str) {
+        let PinOrder { dir, run, .. } = order;
+        if self.told.len() < MAX_TOLD && self.told.insert(format!("{run} {error}")) {
+            warn!(run, pin_dir = ?dir, error, "good saves cannot be pinned");
         }
     }
 }
@@ -96,46 +114,76 @@ fn explained(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => {
             format!("{error}; expected the user of the training job, or write access to its files")
         }
-        io::ErrorKind::NotFound => "there is no link to it".to_owned(),
+        io::ErrorKind::NotFound => "it is gone, and no link to it was made".to_owned(),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            format!("{error}; expected pin_dir to be a directory")
+        }
         _ => error.to_string(),
     }
 }
 
-/// Links a save under `newest`, whole or not at all.
-fn link(order: &PinOrder, save: &SettledSave) -> io::Result<PathBuf> {
+fn name(step: u64) -> String {
+    format!("step-{step}")
+}
+
+/// Links these saves, and unlinks all others that were the newest once.
+fn newest(order: &PinOrder, saves: &[(u64, SettledSave)]) -> io::Result<()> {
     let newest = order.home().join("newest");
-    let made = newest.join(order.name());
-    fs::create_dir_all(&newest)?;
-    // Left by a daemon that was killed, or of a step that training came to once more.
-    for left in [newest.join("unfinished"), made.clone()] {
-        remove(&left)?;
+    for (step, save) in saves {
+        match link(&newest, *step, save) {
+            // Rotation was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                debug!(run = order.run, step, %error, "save not pinned");
+            }
+            other => other.map(drop)?,
+        }
     }
-    let unfinished = newest.join("unfinished");
+    for entry in fs::read_dir(&newest)? {
+        let entry = entry?;
+        let is_wanted = saves.iter().any(|(step, _)| entry.file_name() == name(*step).as_str());
+        if entry.file_name().to_string_lossy().starts_with("step-") && !is_wanted {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Links a save below a directory, whole or not at all, unless it is linked there already.
+fn link(below: &Path, step: u64, save: &SettledSave) -> io::Result<PathBuf> {
+    let made = below.join(name(step));
+    if check(save, &made).is_ok() {
+        return Ok(made);
+    }
+    fs::create_dir_all(below)?;
+    // Left by a daemon that was killed, or of a step that training came to once more.
+    let unfinished = below.join("unfinished");
+    remove(&unfinished)?;
+    remove(&made)?;
     fs::create_dir(&unfinished)?;
-    let linked = link_all(save, &unfinished).and_then(|()| fs::rename(&unfinished, &made));
+    let linked = link_all(save, &unfinished)
+        .and_then(|()| check(save, &unfinished))
+        .and_then(|()| fs::rename(&unfinished, &made));
     if let Err(error) = linked {
         remove(&unfinished)?;
         return Err(error);
     }
-    keep_last(&newest, N_NEWEST)?;
     Ok(made)
 }
 
 fn link_all(save: &SettledSave, into: &Path) -> io::Result<()> {
-    let is_dir = fs::symlink_metadata(&save.path)?.is_dir();
-    let name = save.path.file_name().ok_or_else(|| io::Error::other("it has no name"))?;
-    if !is_dir {
-        // A file of its own, with what lies beside it.
-        let parent = save.path.parent().unwrap_or(&save.path);
-        for file in &save.files {
-            fs::hard_link(parent.join(&file.name), into.join(&file.name))?;
-        }
-        return check(save, into);
+    if fs::symlink_metadata(&save.path)?.is_dir() {
+        let mut n_left = MAX_FILES;
+        return link_below(&save.path, &into.join(own_name(save)), MAX_DEPTH, &mut n_left);
     }
-    let own = into.join(name);
-    let mut n_left = MAX_FILES;
-    link_below(&save.path, &own, MAX_DEPTH, &mut n_left)?;
-    check(save, &own)
+    // A file of its own, with what lies beside it.
+    let parent = save.path.parent().unwrap_or(&save.path);
+    save.files
+        .iter()
+        .try_for_each(|file| fs::hard_link(parent.join(&file.name), into.join(&file.name)))
+}
+
+fn own_name(save: &SettledSave) -> &OsStr {
+    save.path.file_name().unwrap_or_default()
 }
 
 fn link_below(from: &Path, to: &Path, depth: usize, n_left: &mut usize) -> io::Result<()> {
@@ -155,8 +203,10 @@ fn link_below(from: &Path, to: &Path, depth: usize, n_left: &mut usize) -> io::R
     Ok(())
 }
 
-/// That what was linked is what was measured.
+/// That what is linked at a place is what was measured.
 fn check(save: &SettledSave, at: &Path) -> io::Result<()> {
+    let own = at.join(own_name(save));
+    let at = if own.is_dir() { own } else { at.to_owned() };
     for file in save.files.iter().filter(|file| file.kind == FileKind::Weights) {
         let found = fs::metadata(at.join(&file.name))?;
         let mtime_ns = found.mtime() * 1_000_000_000 + found.mtime_nsec();
@@ -168,23 +218,25 @@ fn check(save: &SettledSave, at: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves a linked save to those that are kept, and tells it.
-fn keep(order: &PinOrder) -> io::Result<PathBuf> {
+/// Keeps a save; where, unless it is kept already.
+fn keep(order: &PinOrder, step: u64, save: Option<&SettledSave>) -> io::Result<Option<PathBuf>> {
     let home = order.home();
-    let (from, kept) = (home.join("newest").join(order.name()), home.join("kept"));
-    let to = kept.join(order.name());
-    // Another anomaly has the same last good save.
-    if !from.exists() && to.exists() {
-        return Ok(to);
+    let (from, kept) = (home.join("newest").join(name(step)), home.join("kept"));
+    let to = kept.join(name(step));
+    let is_linked = from.exists() && save.is_none_or(|save| check(save, &from).is_ok());
+    if is_linked {
+        fs::create_dir_all(&kept)?;
+        remove(&to)?;
+        fs::rename(&from, &to)?;
+    } else if to.exists() && save.is_none_or(|save| check(save, &to).is_ok()) {
+        // Another anomaly has the same last good save.
+        return Ok(None);
+    } else {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        link(&kept, step, save.ok_or_else(gone)?)?;
     }
-    fs::symlink_metadata(&from)?;
-    fs::create_dir_all(&kept)?;
-    remove(&to)?;
-    fs::rename(&from, &to)?;
     keep_last(&kept, N_KEPT)?;
-    let (run, step) = (&order.run, order.step);
-    info!(run, step, path = ?to, "the last good save is kept from rotation");
-    Ok(to)
+    Ok(Some(to))
 }
 
 /// Removes all but the `n` linked last.
@@ -213,15 +265,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_stays_below_the_directory() {
+    fn each_run_has_a_part_of_its_own_below_the_directory() {
         let home = |run: &str| {
-            let order = PinOrder { dir: "/pins".into(), run: run.into(), step: 1, save: None };
-            order.home()
+            let what = PinWhat::Newest(Vec::new());
+            PinOrder { dir: "/pins".into(), run: run.into(), what }.home()
         };
-        assert_eq!(home("a/b"), Path::new("/pins/a/b"));
-        for run in ["/", "../../etc", "/etc", "./.."] {
-            assert!(home(run).starts_with("/pins"), "{run}");
-            assert!(!home(run).components().any(|part| part == Component::ParentDir), "{run}");
-        }
+        let runs = ["a", "a/newest", "a/kept", "a%2Fkept", "/", "..", ".", "../../etc", "./.."];
+        let homes: HashSet<PathBuf> = runs.into_iter().map(home).collect();
+        assert_eq!(homes.len(), runs.len());
+        assert!(homes.iter().all(|home| home.parent() == Some(Path::new("/pins"))), "{homes:?}");
+        assert_eq!(home("a/b"), Path::new("/pins/a%2Fb"));
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::{Event, error_text};
-use crate::history::{Opened, Record, Store, StoreError, StoredRun};
+use crate::history::{Archive, Opened, Record, Store, StoreError, StoredRun};
 
 /// Records on their way to the thread.
 const MAX_SENT: usize = 64;
@@ -76,8 +76,12 @@ impl Recorder {
         let run = move || {
             let restored = Box::new(writer.restore());
             if events.send(Event::Restored(restored)).is_ok() {
+                let told = AtomicBool::new(true);
+                let health = Arc::clone(&writer.ok);
                 writer.run(&records, &|| {
-                    if awaited.swap(false, Ordering::Relaxed) {
+                    let is_ok = health.load(Ordering::Relaxed);
+                    let has_changed = told.swap(is_ok, Ordering::Relaxed) != is_ok;
+                    if awaited.swap(false, Ordering::Relaxed) || has_changed {
                         // A scheduler that has ended wants no more.
                         drop(events.try_send(Event::Recorded));
                     }
@@ -144,7 +148,9 @@ impl Writer {
             Ok(restored) => restored,
             Err(error) => {
                 self.refused(&error);
-                Restored::default()
+                // What cannot be written may still be read.
+                let read = |archive: Archive| read(archive.store());
+                Archive::open(&self.dir).and_then(read).unwrap_or_default()
             }
         }
     }

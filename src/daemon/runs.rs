@@ -75,8 +75,6 @@ pub(super) struct Run {
     /// Age of the newest save that was measured.
     analyzed: Option<Age>,
     analyzed_step: Option<u64>,
-    /// Its path, if that was since the start.
-    newest_measured: Option<PathBuf>,
     analyzed_time: Option<f64>,
     report: Option<Arc<Report>>,
     trainer: TrainerState,
@@ -137,7 +135,6 @@ impl Run {
             latest: None,
             analyzed: None,
             analyzed_step: None,
-            newest_measured: None,
             analyzed_time: None,
             report: None,
             trainer: TrainerState::default(),
@@ -184,8 +181,8 @@ impl Run {
         }
         let sequence = self.first_sequence + save.sequence;
         let age = Age { segment: self.segment, step: save.step, sequence };
-        self.saves.retain(|_, seen| seen.path != save.path);
-        let seen = Seen { path: save.path.clone(), modified_ns: modified_ns(&save) };
+        self.saves.retain(|_, seen| seen.save.path != save.path);
+        let seen = Seen { save: save.clone() };
         self.saves.insert(age, seen);
         if self.saves.len() > MAX_SAVES {
             self.saves.pop_first();
@@ -288,7 +285,6 @@ impl Run {
             self.analyzed = Some(*age);
             self.analyzed_time = save_time(save);
             self.analyzed_step = step;
-            self.newest_measured = Some(save.path.clone());
             self.report = Some(report);
             self.trainer = trainer;
             if self.is_newest(*age) {
@@ -315,7 +311,7 @@ impl Run {
             JobError::Open(OpenError::Missing { .. } | OpenError::Vanished { .. })
             | JobError::Read(ReadError::Vanished { .. }) => {
                 bump(&mut self.skipped, reason::VANISHED);
-                self.saves.retain(|_, seen| seen.path != save.path);
+                self.saves.retain(|_, seen| seen.save.path != save.path);
                 self.returned.remove(&save.path);
                 return Taken::default();
             }

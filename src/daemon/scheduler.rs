@@ -35,6 +35,10 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Time between two looks at the state directory.
 const STATE_INTERVAL: Duration = Duration::from_secs(15);
 
+/// How long nothing is served while the history is read: counters that began at 0 would look like
+/// ones that were reset.
+const LOADING_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What is kept of the runs' last saves may take this part of the memory limit.
 const KEPT_FRACTION: u64 = 2;
 
@@ -87,6 +91,7 @@ pub(super) struct Scheduler {
     pins: VecDeque<PinOrder>,
     state: Option<StateDir>,
     state_checked: Option<Instant>,
+    is_writable: bool,
     reload: Option<Reload>,
     on_save: Option<OnSave>,
     /// Run → measured saves for which its dropped series were counted.
@@ -149,6 +154,7 @@ impl Scheduler {
             records: recorder.map(Records::new),
             state,
             state_checked: None,
+            is_writable: true,
             reload,
             on_save,
             dropped_for: BTreeMap::new(),
@@ -249,16 +255,21 @@ impl Scheduler {
     /// Asks now and then whether the state directory can be written.
     fn check_state(&mut self) {
         let due = self.state_checked.is_none_or(|at| at.elapsed() >= STATE_INTERVAL);
-        if let (Some(state), true) = (&mut self.state, due) {
-            let is_recorded = self.records.as_ref().is_none_or(Records::is_ok);
-            self.facts.state_store_ok = Some(state.is_writable() && is_recorded);
+        let Some(state) = &mut self.state else { return };
+        if due {
+            self.is_writable = state.is_writable();
             self.state_checked = Some(Instant::now());
         }
+        let is_recorded = self.records.as_ref().is_none_or(Records::is_ok);
+        self.facts.state_store_ok = Some(self.is_writable && is_recorded);
     }
 
     /// Renders and serves what is known now.
     pub(super) fn publish(&mut self) {
         self.dispatch();
+        if !self.is_restored && self.now() < LOADING_PATIENCE {
+            return;
+        }
         self.check_state();
         let (now, unix, patience) = (self.now(), unix_now(), self.patience());
         let queue = &self.queue;

@@ -20,6 +20,12 @@ pub fn replace(
     file: &Path,
     fill: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
 ) -> io::Result<()> {
+    // A link is followed: it is the file that is replaced.
+    let resolved = file.canonicalize();
+    let file = resolved.as_deref().unwrap_or(file);
+    if file.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(io::Error::other("found something else, expected a regular file or none"));
+    }
     let name = file.file_name().ok_or_else(|| io::Error::other("expected the path of a file"))?;
     // The collector reads `*.prom` only, so the unfinished file is invisible to it.
     let mut unfinished = std::ffi::OsString::from(".");
@@ -51,6 +57,14 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write(Path::new("/"), "").is_err());
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, "b 2\n").unwrap();
+        assert!(link.is_symlink() && !file.is_symlink());
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        assert!(write(&link, "").is_err() && link.is_symlink(), "a device stays a device");
+        std::fs::remove_file(&link).unwrap();
         let failed = replace(&file, |out| {
             out.write_all(b"c 3\n")?;
             Err(io::Error::other("no more"))

@@ -154,6 +154,21 @@ impl Chronicle {
         &self.z
     }
 
+    /// Steps of the last `n` judged saves of the current segment whose weights are finite, rising; none
+    /// while an anomaly is open that is more than information.
+    #[must_use]
+    pub fn good_steps(&self, n: usize) -> Vec<u64> {
+        let Some(segment) = self.judged().map(|place| place.segment) else { return Vec::new() };
+        if self.open.iter().any(|anomaly| anomaly.severity > Severity::Info) {
+            return Vec::new();
+        }
+        let good = |p: &&Point| p.place.segment == segment && p.n_nonfinite == 0;
+        let mut steps: Vec<u64> =
+            self.points.iter().rev().filter(good).take(n).map(|p| p.place.step).collect();
+        steps.reverse();
+        steps
+    }
+
     /// The newest finite save before every open anomaly that is more than information.
     #[must_use]
     pub fn last_good_step(&self) -> Option<u64> {

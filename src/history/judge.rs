@@ -110,8 +110,14 @@ pub fn judge(points: &[Point], open: &[Anomaly], rules: &Rules) -> Judged {
     judged.began.sort_by(|a, b| {
         b.severity.cmp(&a.severity).then(a.kind.cmp(&b.kind)).then(far(b).total_cmp(&far(a)))
     });
+    // Of what follows a fault nothing is good, though it be finite.
+    let is_serious = |a: &&Anomaly| a.severity > Severity::Info;
+    let is_of_segment = |a: &&Anomaly| a.segment == last.place.segment;
+    let before = open.iter().filter(is_serious).filter(is_of_segment);
+    let good_before = before.filter_map(|a| a.last_good_step).min().unwrap_or(u64::MAX);
     for anomaly in &mut judged.began {
-        anomaly.last_good_step = last_good(&points, anomaly.onset_step);
+        let own = last_good(&points, anomaly.onset_step);
+        anomaly.last_good_step = own.map(|step| step.min(good_before));
     }
     judged.began.truncate(MAX_OPEN.saturating_sub(still_open.len()));
     judged

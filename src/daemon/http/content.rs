@@ -29,6 +29,8 @@ pub struct Content {
     pub reports: BTreeMap<String, (Arc<Report>, Bytes)>,
     /// Whether the first scan is done.
     pub ready: bool,
+    /// Whether nothing was published yet.
+    pub is_loading: bool,
 }
 
 impl Content {
@@ -54,6 +56,7 @@ impl Content {
             anomalies: json(&anomalies),
             reports: reports.collect(),
             ready,
+            is_loading: false,
         }
     }
 }
@@ -66,7 +69,8 @@ impl Default for Served {
     /// An empty exposition, not ready.
     fn default() -> Self {
         let nothing = Content::default();
-        Self(RwLock::new(Arc::new(Content::render(&Snapshot::default(), false, &nothing))))
+        let empty = Content::render(&Snapshot::default(), false, &nothing);
+        Self(RwLock::new(Arc::new(Content { is_loading: true, ..empty })))
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) fn respond<B>(content: &Content, request: &Request<B>) -> Response<Fu
 }
 
 fn metrics(content: &Content, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    if content.is_loading {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "the history is being read\n");
+    }
     let exposition = &content.exposition;
     let gzip = wants_gzip(headers);
     let (kind, bytes) = match (wants_openmetrics(headers), gzip) {

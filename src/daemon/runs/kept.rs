@@ -18,8 +18,13 @@ use crate::watch::SettledSave;
 /// A save that is there, as far as is known.
 #[derive(Debug)]
 pub(super) struct Seen {
-    pub(super) path: PathBuf,
-    pub(super) modified_ns: Option<i64>,
+    pub(super) save: SettledSave,
+}
+
+impl Seen {
+    fn place(&self) -> (PathBuf, Option<i64>) {
+        (self.save.path.clone(), modified_ns(&self.save))
+    }
 }
 
 /// What a save is compared with and its searches start from.
@@ -50,8 +55,11 @@ impl Run {
         let came_before =
             |age: &Age| age.segment == queued.age.segment || age.step < queued.age.step;
         let previous = self.saves.range(..queued.age).rev().find(|(age, _)| came_before(age));
-        let path = previous.map(|(_, seen)| seen.path.clone());
-        let seen = previous.map(|(age, seen)| (*age, seen.path.clone(), seen.modified_ns));
+        let path = previous.map(|(_, seen)| seen.save.path.clone());
+        let seen = previous.map(|(age, seen)| {
+            let (path, at) = seen.place();
+            (*age, path, at)
+        });
         // One that was recorded before the start may be gone, but not what is kept of it.
         let recorded = self.recorded_before(queued.age, &came_before);
         let latest = seen.into_iter().chain(recorded).max_by_key(|(age, ..)| *age);

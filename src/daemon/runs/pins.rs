@@ -2,38 +2,44 @@
 
 use super::Run;
 use crate::config::Settings;
-use crate::daemon::pin::PinOrder;
+use crate::daemon::pin::{N_NEWEST, PinOrder, PinWhat};
 use crate::history::{News, Severity};
 use crate::watch::SettledSave;
 
 impl Run {
-    /// What to do after `save` was taken in: those before what is unusual are kept, and where nothing
-    /// is, this one is linked if it is the newest and finite.
+    /// What to do after its saves were judged as far as they are known: the last good save before what
+    /// is unusual is kept; where nothing is, the last good ones are linked, once none waits any more.
     pub(in crate::daemon) fn pins(
         &self,
-        save: &SettledSave,
         news: &News,
+        has_more: bool,
         settings: &Settings,
     ) -> Vec<PinOrder> {
         let Some(dir) = settings.pin_dir() else { return Vec::new() };
-        let order = |step, save| {
-            let (dir, run) = (dir.to_owned(), self.name.clone());
-            PinOrder { dir, run, step, save }
-        };
-        let serious = |severity: Severity| severity > Severity::Info;
-        // Of what follows a fault nothing is good, however the next anomaly sees it.
-        let began = news.began.iter().any(|anomaly| serious(anomaly.severity));
-        let last_good = self.chronicle.last_good_step().filter(|_| began && !save.in_place);
-        let mut orders: Vec<PinOrder> =
-            last_good.map(|step| order(step, None)).into_iter().collect();
-        let is_well = self.chronicle.open().iter().all(|anomaly| !serious(anomaly.severity));
-        let is_finite = self.report.as_ref().is_some_and(|report| report.nan + report.inf == 0);
-        let is_newest = self.newest_measured.as_deref() == Some(&*save.path);
-        // One that is rewritten in place has no step, perhaps; it is refused anyway, and that told.
-        let step = self.analyzed_step.or(save.in_place.then_some(0));
-        if let (true, Some(step)) = (is_well && is_finite && is_newest, step) {
-            orders.push(order(step, Some(save.clone())));
+        let order = |what| PinOrder { dir: dir.to_owned(), run: self.name.clone(), what };
+        if let Some(save) = self.saves.values().next_back().filter(|seen| seen.save.in_place) {
+            return vec![order(PinWhat::InPlace(save.save.path.clone()))];
+        }
+        let mut orders = Vec::new();
+        let began = news.began.iter().any(|anomaly| anomaly.severity > Severity::Info);
+        if let Some(step) = self.chronicle.last_good_step().filter(|_| began) {
+            orders.push(order(PinWhat::Keep { step, save: self.save_of(step) }));
+        }
+        let good: Vec<(u64, SettledSave)> = self
+            .chronicle
+            .good_steps(N_NEWEST)
+            .into_iter()
+            .filter_map(|step| Some((step, self.save_of(step)?)))
+            .collect();
+        if !has_more && !good.is_empty() {
+            orders.push(order(PinWhat::Newest(good)));
         }
         orders
+    }
+
+    /// The save of a step, in the segment that training is in or the last one before that has it.
+    fn save_of(&self, step: u64) -> Option<SettledSave> {
+        let found = self.saves.iter().rev().find(|(age, _)| age.step == Some(step));
+        found.map(|(_, seen)| seen.save.clone())
     }
 }

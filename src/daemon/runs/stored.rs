@@ -112,7 +112,7 @@ impl Run {
         let Some(key) = key(save) else { return false };
         let Some(Known { age, error }) = self.known.remove(&key) else { return false };
         self.last_news = now;
-        let seen = Seen { path: save.path.clone(), modified_ns: modified_ns(save) };
+        let seen = Seen { save: save.clone() };
         self.saves.insert(age, seen);
         if self.is_newest(age) {
             self.latest = Some((Queued { age, save: save.clone() }, now));

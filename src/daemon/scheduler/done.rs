@@ -39,7 +39,8 @@ impl Scheduler {
         }
         let news = run.judge(self.queue.oldest(&name), &rules);
         tell(&name, &news);
-        self.pins.extend(run.pins(&save, &news, &self.settings));
+        let has_more = self.queue.len(&name) > 0;
+        self.pins.extend(run.pins(&news, has_more, &self.settings));
         let anomalies = [news.ended, news.began].concat();
         let counters = daemon_counters(&self.facts);
         let record = run.record(draft, taken.outcome, anomalies, unix_now(), counters);

@@ -113,6 +113,20 @@ fn a_fall_and_a_spike_together_are_critical_and_pass_when_they_come_back() {
 }
 
 #[test]
+fn of_what_follows_a_fault_nothing_is_good() {
+    let mut points = series(20);
+    for (i, value) in [(16, -0.5), (17, -0.5), (18, -0.9)] {
+        points[i].pairs[0].alignment = Some(value);
+    }
+    points[18].n_nonfinite = 3;
+    let rules = Rules { plateau: None, commutator_spike: None, ..Rules::default() };
+    let told = told(&points, &rules);
+    let drops: Vec<_> = told.iter().map(|a| (a.kind, a.onset_step, a.last_good_step)).collect();
+    assert!(drops.contains(&(Kind::AlignmentDrop, 1600, Some(1500))), "{drops:?}");
+    assert!(drops.contains(&(Kind::Nonfinite, 1800, Some(1500))), "not 1700: {drops:?}");
+}
+
+#[test]
 fn what_stays_is_the_new_order_after_a_window() {
     let mut points = series(40);
     for (i, point) in (20..).zip(&mut points[20..]) {

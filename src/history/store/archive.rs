@@ -28,13 +28,18 @@ impl Archive {
     /// When it is not there, cannot be read, or was written by another version.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
-        let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        connection.busy_timeout(BUSY)?;
+        let connection = open_to_read(&path)?;
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if found > VERSION {
             return Err(StoreError::Newer { path, found });
         }
         Ok(Self(Store { connection }))
+    }
+
+    /// The store, of which nothing but reading will succeed.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0
     }
 
     /// All runs, by path.
@@ -69,4 +74,23 @@ impl Archive {
         let has_details = self.0.has_details(save)?;
         Ok((self.0.report_of(save)?, has_details))
     }
+}
+
+/// A connection that only reads, also where nothing can be written beside the database, as readers of a
+/// write-ahead log must: then it is read as it was when that was last merged.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
+    let look = |connection: Connection| {
+        connection.busy_timeout(BUSY)?;
+        connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
+        Ok(connection)
+    };
+    let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let usual = Connection::open_with_flags(path, read_only).and_then(look);
+    let as_it_is = || {
+        let escape = |uri: String, byte: &u8| uri + "%" + &format!("{byte:02X}");
+        let bytes = path.as_os_str().as_encoded_bytes().iter();
+        let uri = bytes.fold(String::from("file:"), escape) + "?immutable=1";
+        Connection::open_with_flags(uri, read_only | OpenFlags::SQLITE_OPEN_URI).and_then(look)
+    };
+    Ok(usual.or_else(|error| as_it_is().map_err(|_| error))?)
 }

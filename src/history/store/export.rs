@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
-use super::{BUSY, FILE, StoreError};
+use super::archive::open_to_read;
+use super::{FILE, StoreError};
 
 /// What is asked of the database for a table.
 struct Table {
@@ -116,8 +116,7 @@ pub fn export(
     each: &mut dyn FnMut(Line<'_>) -> bool,
 ) -> Result<(), StoreError> {
     let Some(table) = TABLES.iter().find(|t| t.name == table) else { return Ok(()) };
-    let connection = Connection::open_with_flags(dir.join(FILE), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    connection.busy_timeout(BUSY)?;
+    let connection = open_to_read(&dir.join(FILE))?;
     let chosen = table.query.replace("{where}", "WHERE ?1 IS NULL OR r.name = ?1");
     let mut query = connection.prepare(&chosen)?;
     let columns: Vec<String> = query.column_names().map(str::to_owned).collect();

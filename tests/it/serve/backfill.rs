@@ -167,6 +167,30 @@ fn what_cannot_be_told_is_counted_and_named() {
 }
 
 #[test]
+fn what_is_no_file_is_written_to_and_stays_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("runs");
+    past_run(&root, 2);
+    let (code, text, _) = backfill(&[root.as_ref(), "--output".as_ref(), "-".as_ref()]);
+    assert!(code == 0 && text.ends_with("# EOF\n"));
+    let (null, link) = (Path::new("/dev/null"), dir.path().join("link"));
+    std::os::unix::fs::symlink(null, &link).unwrap();
+    for output in [null, &link] {
+        let (code, _, said) = backfill(&[root.as_ref(), "--output".as_ref(), output.as_ref()]);
+        assert_eq!(code, 0, "{said}");
+    }
+    assert!(link.is_symlink() && !null.metadata().unwrap().is_file());
+    // A link to a file is followed.
+    let file = dir.path().join("past.om");
+    fs::write(&file, "old").unwrap();
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    assert_eq!(backfill(&[root.as_ref(), "--output".as_ref(), link.as_ref()]).0, 0);
+    assert!(link.is_symlink());
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
 fn failures_are_one_line_and_a_code() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("runs");

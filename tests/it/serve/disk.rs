@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use weightvane::history::Store;
 
 use super::client::Metrics;
-use super::process::{Daemon, FAST, Place, skipped};
+use super::process::{Daemon, FAST, Place, run, skipped};
 use super::saves::{copy_save, shipped};
 
 /// A small file system of its own, which goes with the test.
@@ -100,6 +100,7 @@ fn a_read_only_disk_does_not_keep_the_daemon_from_starting() {
     let daemon = start(&place, &disk.0);
     daemon.wait_analyzed("run", 1);
     daemon.wait("the failure", store_is(0.0));
+    assert_eq!(daemon.logged("analyzed save").len(), 1);
     disk.set("rw");
     daemon.wait("the recovery", store_is(1.0));
     // It is ours from then on.
@@ -107,4 +108,14 @@ fn a_read_only_disk_does_not_keep_the_daemon_from_starting() {
     let said = String::from_utf8(second.stderr).unwrap();
     assert!(second.status.code() == Some(71) && said.contains("in use"), "{said}");
     assert_eq!(recorded(daemon, &disk.0), [Some(0)]);
+    // What is recorded is read, though nothing can be written.
+    disk.set("ro");
+    let out = run(&["history".as_ref(), state.as_ref(), "saves".as_ref()]);
+    assert_eq!(String::from_utf8(out.stdout).unwrap().lines().count(), 2);
+    let daemon = start(&place, &disk.0);
+    daemon.wait("the restored run", |m| m.count("checkpoints_analyzed_total", "run") == 1);
+    daemon.wait_for("the first scan", |d| (d.get("/-/ready").0 == 200).then_some(()));
+    add_save(&place, 100);
+    daemon.wait_analyzed("run", 2);
+    assert_eq!(daemon.logged("analyzed save").len(), 1, "the new one alone");
 }

@@ -22,7 +22,6 @@ fn thousands_of_saves_are_measured_newest_first_and_all_recorded() {
         Daemon::start(command)
     };
     let daemon = start();
-    assert_eq!(daemon.get("/metrics").0, 200);
     // The page shows the newest while thousands wait behind it.
     let first = daemon.wait("the first", |m| m.count("checkpoints_analyzed_total", "run") > 0);
     let of_run = [("run", "run")];

@@ -65,9 +65,34 @@ fn the_last_good_save_outlives_rotation() {
     let said = daemon.logged("the last good save is kept from rotation");
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!((&said[0]["step"], said[0]["path"].as_str().is_some()), (&1400.into(), true));
-    assert!(daemon.logged("save not pinned").is_empty());
+    assert_eq!(daemon.logged("good saves cannot be pinned"), Vec::<serde_json::Value>::new());
     // The saves themselves count once, links or not.
     assert_eq!(daemon.metrics().count("checkpoints_discovered_total", "run"), 12);
+}
+
+#[test]
+fn the_last_good_save_is_kept_from_where_it_lies_when_saves_have_piled_up() {
+    let place = Place::new("");
+    let pins = place.dir.path().join("pins");
+    let copy = |run: &str, steps: std::ops::Range<u64>| {
+        for step in steps.step_by(100) {
+            let name = format!("checkpoint-{step}");
+            copy_save(&series().join(&name), &place.root.join(run).join(&name));
+        }
+    };
+    copy("a/run", 0..1701);
+    copy("well", 0..1301);
+    let daemon = start(&place, &pins);
+    daemon.wait_analyzed("a/run", 18);
+    daemon.wait_analyzed("well", 14);
+    let home = pins.join("a%2Frun");
+    daemon
+        .wait_for("the kept save", |_| (names(&home.join("kept")) == ["step-1400"]).then_some(()));
+    assert_eq!(names(&home.join("newest")), Vec::<String>::new(), "none of them is good");
+    let well = pins.join("well/newest");
+    let both = ["step-1200", "step-1300"];
+    daemon.wait_for("the last two", |_| (names(&well) == both).then_some(()));
+    assert_eq!(daemon.logged("the last good save cannot be kept"), Vec::<serde_json::Value>::new());
 }
 
 #[test]
@@ -88,7 +113,7 @@ fn what_cannot_be_pinned_is_told_once() {
         daemon.wait_analyzed("run", n);
         daemon.wait_analyzed("weights", n);
     }
-    let mut said = daemon.logged("save not pinned");
+    let mut said = daemon.logged("good saves cannot be pinned");
     said.sort_by_key(|line| line["run"].to_string());
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said[0]["error"].as_str().unwrap().contains("another file system"), "{said:?}");

@@ -137,10 +137,13 @@ impl Daemon {
         client::get(self.address, path).unwrap()
     }
 
+    /// What is served, once the history is read.
     pub(super) fn metrics(&self) -> Metrics {
-        let (status, body) = self.get("/metrics");
-        assert_eq!(status, 200, "{body}");
-        Metrics(body)
+        self.wait_for("the history to be read", |d| {
+            let (status, body) = d.get("/metrics");
+            assert!(matches!(status, 200 | 503), "{status}: {body}");
+            (status == 200).then_some(Metrics(body))
+        })
     }
 
     pub(super) fn pid(&self) -> u32 {
