@@ -4,10 +4,13 @@ use std::io;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use weightvane::history::{FILE, TableLine, export, tables};
+use weightvane::history::{Archive, FILE, TableLine, export, tables};
 
 use super::failure::Failure;
 use super::{HistoryArgs, Rows};
+
+/// Runs that a message names.
+const MAX_NAMED: usize = 10;
 
 pub(super) fn run(args: &HistoryArgs) -> Result<(), Failure> {
     if !tables().any(|table| table == args.table) {
@@ -18,6 +21,9 @@ pub(super) fn run(args: &HistoryArgs) -> Result<(), Failure> {
     if !args.state_dir.join(FILE).is_file() {
         let expected = format!("no {FILE} here, expected the state directory of a daemon");
         return Err(Failure::unreadable(&args.state_dir, &expected));
+    }
+    if let Some(run) = &args.run {
+        check_run(args, run)?;
     }
     let out = io::BufWriter::new(io::stdout().lock());
     let (read, written) = match args.format {
@@ -30,6 +36,19 @@ pub(super) fn run(args: &HistoryArgs) -> Result<(), Failure> {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::output(&e)),
         _ => Ok(()),
     }
+}
+
+/// That the history knows the run: an empty table would not tell a name that is misspelt.
+fn check_run(args: &HistoryArgs, run: &str) -> Result<(), Failure> {
+    let runs = Archive::open(&args.state_dir).and_then(|archive| archive.runs());
+    let runs = runs.map_err(|e| Failure::unreadable(&args.state_dir, &e.to_string()))?;
+    if runs.iter().any(|known| known.name == run) {
+        return Ok(());
+    }
+    let known: Vec<&str> = runs.iter().take(MAX_NAMED).map(|known| known.name.as_str()).collect();
+    let more = if runs.len() > MAX_NAMED { ", ..." } else { "" };
+    let expected = format!("no run {run} is recorded, expected one of: {}{more}", known.join(", "));
+    Err(Failure::unreadable(&args.state_dir, &expected))
 }
 
 type Ends = (Result<(), weightvane::history::StoreError>, io::Result<()>);
