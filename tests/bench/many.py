@@ -11,6 +11,7 @@ import struct
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -54,8 +55,15 @@ def main():
             address = daemon.stdout.readline().split("http://")[1].split("/")[0]
             ready = peak = None
             while time.monotonic() - start < PATIENCE:
-                with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-                    body = answer.read().decode()
+                try:
+                    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+                        body = answer.read().decode()
+                except urllib.error.HTTPError as error:
+                    if error.code != 503:
+                        raise
+                    # The history is being read.
+                    time.sleep(0.01)
+                    continue
                 ready = ready or time.monotonic() - start
                 peak = max(peak or 0, value(body, "process_resident_memory_bytes"))
                 if value(body, "weightvane_checkpoints_analyzed_total") >= args.saves:
