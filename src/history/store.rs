@@ -47,7 +47,7 @@ const BUSY: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// SQLite says no.
-    #[error("history: {0}")]
+    #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
     /// Written by a later version of this program.
     #[error("{}: version {found} of the schema, expected at most {VERSION}", path.display())]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::{Scheduler, unix_now, watch_mode};
+use crate::checkpoint::step_in_name;
 use crate::daemon::counters::take_daemon_counters;
 use crate::daemon::recorder::Restored;
 use crate::daemon::root::{Root, Scanned};
@@ -161,28 +162,36 @@ impl Scheduler {
         }
     }
 
-    /// Name, root and path of a recorded run that lies below a root: the path as a scan will give it, the
-    /// name as it was, unless another run has that now.
+    /// Name, root and path of a recorded run that a root has: the path as a scan will give it, the name as
+    /// it was, unless another run has that now.
     fn place_of(&mut self, stored: &StoredRun) -> Option<(String, usize, PathBuf)> {
-        let (root, below) = self.below_root(&stored.path)?;
-        let root_path = &self.roots[root].path;
-        let is_root = below.as_os_str().is_empty();
-        let path = if is_root { root_path.clone() } else { root_path.join(&below) };
+        let (root, path) = self.below_root(&stored.path)?;
         let name = if self.names.take(&stored.name, root, &path) {
             stored.name.clone()
         } else {
-            let own = root_path.file_name().unwrap_or_default();
-            let below = if is_root { own } else { below.as_os_str() };
-            self.names.of(root, root_path, &below.to_string_lossy(), &path)
+            let root_path = &self.roots[root].path;
+            let below = path.strip_prefix(root_path).ok().filter(|b| *b != Path::new(""));
+            let own = below.map_or(path.file_name().unwrap_or_default(), Path::as_os_str);
+            self.names.of(root, root_path, &own.to_string_lossy(), &path)
         };
         Some((name, root, path))
     }
 
-    /// Root of a recorded path, and the path below it.
+    /// The root that has the run of a recorded path, and the run's path as a scan gives it.
     fn below_root(&self, path: &str) -> Option<(usize, PathBuf)> {
-        let below = |root: &Root| Path::new(path).strip_prefix(absolute(&root.path)).ok();
-        let found = self.roots.iter().enumerate().find_map(|(i, root)| Some((i, below(root)?)));
-        found.map(|(root, below)| (root, below.to_owned()))
+        let path = Path::new(path);
+        let has = |root: &Root| {
+            let absolute = PathBuf::from(absolute(&root.path));
+            if let Ok(below) = path.strip_prefix(&absolute) {
+                let is_root = below == Path::new("");
+                return Some(if is_root { root.path.clone() } else { root.path.join(below) });
+            }
+            // A root that is a save belongs to the run around it.
+            let name = absolute.file_name().map(|name| name.to_string_lossy().into_owned());
+            let is_save = name.is_some_and(|name| step_in_name(&name).is_some());
+            (is_save && absolute.parent() == Some(path)).then(|| path.to_owned())
+        };
+        self.roots.iter().enumerate().find_map(|(i, root)| Some((i, has(root)?)))
     }
 
     pub(super) fn rules_of(&self, run: &str) -> &Rules {

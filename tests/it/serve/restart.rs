@@ -178,6 +178,31 @@ fn runs_recorded_under_one_name_are_told_apart_when_both_are_watched() {
 }
 
 #[test]
+fn a_root_that_is_a_save_is_known_after_a_restart() {
+    let place = Place::new(FAST);
+    let state = place.dir.path().join("state");
+    add_save(&place, 300);
+    let start = || {
+        let mut command = std::process::Command::new(super::process::PROGRAM);
+        command.arg("watch").arg(place.root.join("run/checkpoint-300"));
+        command.arg("--config").arg(&place.config).arg("--state-dir").arg(&state);
+        command.args(["--listen", "127.0.0.1:0", "--log.format", "json"]);
+        Daemon::start(command)
+    };
+    let daemon = start();
+    let run = daemon.wait("its run", |m| m.runs().len() == 1).runs().remove(0);
+    daemon.wait_analyzed(&run, 1);
+    daemon.signal(Signal::TERM);
+    daemon.end();
+    let daemon = start();
+    let restored = daemon.wait("its run", |m| m.count("checkpoints_analyzed_total", &run) == 1);
+    daemon.wait_for("the first scan", |d| (d.get("/-/ready").0 == 200).then_some(()));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(daemon.metrics().runs(), restored.runs());
+    assert!(daemon.logged("analyzed save").is_empty(), "nothing is measured again");
+}
+
+#[test]
 fn tables_of_the_history_are_printed_while_the_daemon_runs() {
     let place = Place::new(FAST);
     let state = place.dir.path().join("state");
