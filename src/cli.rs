@@ -16,11 +16,13 @@ mod watch;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use failure::Failure;
 use weightvane::config::{ConfigError, Settings, architectures};
+use weightvane::daemon::demo::fault::FaultKind;
 use weightvane::diagnostics::Options;
 use weightvane::model::Rule;
 
@@ -75,7 +77,7 @@ struct WatchArgs {
     serve: ServeArgs,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct ServeArgs {
     /// Address of /metrics, the page and the API [default: 127.0.0.1:10717]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -190,7 +192,7 @@ struct BackfillArgs {
     config: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct DemoArgs {
     /// End after this many seconds [default: until Ctrl-C]
     #[arg(long, value_name = "N")]
@@ -200,8 +202,35 @@ struct DemoArgs {
     /// Weight decay λ: how fast layers balance, 2ηλ a step with η = 0.16
     #[arg(long, value_name = "LAMBDA", default_value_t = 1e-3, value_parser = decay)]
     weight_decay: f64,
+    /// Seconds between two saves
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = demo_seconds)]
+    save_interval: Duration,
+    /// Plant a fault, to see the alerts: nan, lr-spike, frozen, hang, unreadable or stall
+    #[arg(long, value_name = "KIND", value_parser = fault)]
+    fault: Option<FaultKind>,
+    /// When it begins; some anomalies are told from ten saves on
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "fault")]
+    fault_after: u64,
+    /// How long it lasts; after nan and lr-spike the weights from before are put back
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = demo_seconds, requires = "fault")]
+    fault_seconds: Duration,
+    /// Only train, with saves into DIR, to be watched by a daemon of your own
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["listen", "state_dir", "textfile"])]
+    train_into: Option<PathBuf>,
     #[command(flatten)]
     serve: ServeArgs,
+}
+
+fn demo_seconds(text: &str) -> Result<Duration, String> {
+    let found = text.parse::<f64>().ok().filter(|value| (0.1..=86_400.0).contains(value));
+    found.map(Duration::from_secs_f64).ok_or_else(|| "expected 0.1 to 86400 seconds".to_owned())
+}
+
+fn fault(text: &str) -> Result<FaultKind, String> {
+    FaultKind::of(text).ok_or_else(|| {
+        let kinds = FaultKind::ALL.map(FaultKind::as_str);
+        format!("expected one of {}", kinds.join(", "))
+    })
 }
 
 /// From 0, where the gaps of a linear network stand still, to where nothing is learnt.

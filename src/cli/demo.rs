@@ -5,26 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+
 use super::failure::Failure;
 use super::{DemoArgs, logging, print, watch};
 use weightvane::config::Settings;
+use weightvane::daemon::demo::fault::Fault;
+use weightvane::daemon::demo::job::{self, JobConfig};
 use weightvane::daemon::demo::network::Activation;
-use weightvane::daemon::demo::pace::Pace;
-use weightvane::daemon::demo::save::CheckpointWriter;
-use weightvane::daemon::demo::train::{Trainer, TrainerConfig};
+use weightvane::daemon::demo::train::TrainerConfig;
 use weightvane::daemon::{Handle, Request, SaveNews, StateDir};
 use weightvane::metrics::pair_means;
 
-/// Time between two saves.
-const SAVE_INTERVAL: Duration = Duration::from_secs(2);
-/// Training that shows the alignment form: this many steps in the first minute.
-const MINUTE: Duration = Duration::from_mins(1);
-const STEPS_IN_A_MINUTE: u32 = 6000;
-/// Saves kept on disk.
-const KEEP: usize = 40;
-
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     logging::start_quietly(&args.serve.log);
+    if let Some(run_dir) = &args.train_into {
+        return train_into(args, run_dir);
+    }
     // The trainer is ours and never stalls between two files, so a short wait is enough; the rules
     // by which a save is complete are the usual ones.
     let mut settings = Settings {
@@ -35,7 +32,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     watch::apply(&mut settings, &args.serve);
     let (place, state) = Place::take(settings.state_dir.as_deref())?;
     let root = place.root.clone();
-    let run_dir = root.join(if args.linear { "linear" } else { "relu" });
+    let run_dir = root.join(kind(args).to_lowercase());
     let news: weightvane::daemon::OnSave = Box::new(|news| {
         // A closed pipe ends the lines, not the demo.
         let _ = print(&line(news));
@@ -88,23 +85,22 @@ fn unix_seconds() -> u64 {
     now.map_or(0, |d| d.as_secs())
 }
 
+fn kind(args: &DemoArgs) -> &'static str {
+    if args.linear { "linear" } else { "ReLU" }
+}
+
 fn greeting(args: &DemoArgs, address: std::net::SocketAddr, run_dir: &Path) -> String {
-    let (kind, expect) = if args.linear {
-        (
-            "linear",
-            "gram correlation climbs to 1 and commutator/chance sinks towards 0: with weight decay, the layers\nof a linear network come to share one basis",
-        )
+    let expect = if args.linear {
+        "gram correlation climbs to 1 and commutator/chance sinks towards 0: with weight decay, the layers\nof a linear network come to share one basis"
     } else {
-        (
-            "ReLU",
-            "gram correlation climbs and stays below 1, commutator/chance does not vanish: the nonlinearity keeps\nthe layers from sharing one basis (compare with --linear)",
-        )
+        "gram correlation climbs and stays below 1, commutator/chance does not vanish: the nonlinearity keeps\nthe layers from sharing one basis (compare with --linear)"
     };
     format!(
-        "weightvane demo: training a {kind} network of 4 layers, saving every {} s into {}\n\
+        "weightvane demo: training a {} network of 4 layers, saving every {} s into {}\n\
          \n  page     http://{address}/\n  metrics  http://{address}/metrics\n\n\
          What to look at: {expect}.\nRandom layers have gram correlation 0 and commutator/chance 1.\n\n",
-        SAVE_INTERVAL.as_secs(),
+        kind(args),
+        args.save_interval.as_secs_f64(),
         run_dir.display(),
     )
 }
@@ -126,23 +122,34 @@ fn line(news: &SaveNews<'_>) -> String {
     )
 }
 
-type Trained = Result<(), Failure>;
+/// Trains and saves, and leaves the watching to another: in the foreground, until the end or a signal.
+fn train_into(args: &DemoArgs, run_dir: &Path) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        let set = signal_hook::flag::register(signal, Arc::clone(&stop));
+        set.map_err(|e| Failure::system("signal handlers", &e))?;
+    }
+    let interval = args.save_interval.as_secs_f64();
+    print(&format!(
+        "weightvane demo: training a {} network of 4 layers, saving every {interval} s into {}\n",
+        kind(args),
+        run_dir.display(),
+    ))?;
+    train(args, run_dir.to_owned(), Duration::ZERO, &stop)
+}
 
 fn spawn_trainer(
     args: &DemoArgs,
     run_dir: PathBuf,
     handle: Handle,
     stop: Arc<AtomicBool>,
-) -> Result<std::thread::JoinHandle<Trained>, Failure> {
-    let activation = if args.linear { Activation::Linear } else { Activation::Relu };
-    let config =
-        TrainerConfig { weight_decay: args.weight_decay, ..TrainerConfig::demo(activation) };
-    let end = args.seconds.map(Duration::from_secs);
+) -> Result<std::thread::JoinHandle<Result<(), Failure>>, Failure> {
+    let args = args.clone();
     let spawned = std::thread::Builder::new().name("trainer".into()).spawn(move || {
-        let trained = train(config, run_dir, end, &stop);
-        // The last save gets the time to be seen before the demo ends.
+        // The last interval is for the last save to be seen.
+        let trained = train(&args, run_dir, args.save_interval, &stop);
         if trained.is_ok() {
-            wait(Instant::now() + SAVE_INTERVAL, &stop);
+            wait(Instant::now() + args.save_interval, &stop);
         }
         handle.send(Request::Stop);
         trained
@@ -150,34 +157,32 @@ fn spawn_trainer(
     spawned.map_err(|e| Failure::system("trainer", &e))
 }
 
-/// Trains until the end, by the clock, and saves as it goes.
+/// Trains until `before_end` before the end.
 fn train(
-    config: TrainerConfig,
+    args: &DemoArgs,
     run_dir: PathBuf,
-    end: Option<Duration>,
+    before_end: Duration,
     stop: &AtomicBool,
-) -> Trained {
-    let mut trainer = Trainer::new(config);
-    let mut writer = CheckpointWriter::new(run_dir, std::num::NonZeroUsize::new(KEEP), None);
-    // A short demo shows the same minute faster; the last interval is for the last save to be seen.
-    let length = end.map(|end| end.saturating_sub(SAVE_INTERVAL).max(SAVE_INTERVAL));
-    let pace = Pace::new(length.unwrap_or(MINUTE).min(MINUTE), STEPS_IN_A_MINUTE);
-    let start = Instant::now();
-    let mut next_save = Duration::ZERO;
-    while !stop.load(Ordering::Relaxed) && length.is_none_or(|length| start.elapsed() < length) {
-        if start.elapsed() >= next_save {
-            writer.save(&trainer).map_err(|e| Failure::system("demo", &e))?;
-            next_save += SAVE_INTERVAL;
-        }
-        while trainer.global_step() < pace.steps_due(start.elapsed())
-            && start.elapsed() < next_save
-            && !stop.load(Ordering::Relaxed)
-        {
-            trainer.step();
-        }
-        wait(Instant::now() + Duration::from_millis(20), stop);
-    }
-    Ok(())
+) -> Result<(), Failure> {
+    let activation = if args.linear { Activation::Linear } else { Activation::Relu };
+    let end = args.seconds.map(Duration::from_secs);
+    let config = JobConfig {
+        trainer: TrainerConfig {
+            weight_decay: args.weight_decay,
+            ..TrainerConfig::demo(activation)
+        },
+        run_dir,
+        save_interval: args.save_interval,
+        length: end.map(|end| end.saturating_sub(before_end).max(args.save_interval)),
+        fault: args.fault.map(|kind| {
+            Fault::new(kind, Duration::from_secs(args.fault_after), args.fault_seconds)
+        }),
+    };
+    let told = |line: &str| {
+        // A closed pipe ends the lines, not the training.
+        let _ = print(&format!("{line}\n"));
+    };
+    job::run(config, stop, told).map_err(|e| Failure::system("demo", &e))
 }
 
 /// Sleeps until `until` or a stop.

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 /// How to log.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct LogArgs {
     /// Least severe level: error, warn, info, debug or trace
     #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]

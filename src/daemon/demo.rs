@@ -5,6 +5,8 @@
 //! (DIAGNOSTICS §3.e) therefore holds in its checkpoints, and `tests/it/physics.rs` measures it.
 
 pub mod data;
+pub mod fault;
+pub mod job;
 pub mod network;
 pub mod pace;
 pub mod save;

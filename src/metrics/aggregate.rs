@@ -6,7 +6,7 @@ use super::catalog::Id;
 use super::series::{Series, flag};
 use super::snapshot::{RunFacts, reason};
 use crate::diagnostics::{MatrixReport, PairReport, Report};
-use crate::history::{Chronicle, Kind, Severity};
+use crate::history::{Anomaly, Chronicle, Kind, Severity};
 
 /// Pair → mean gram correlation over layers and heads, in `[-1, 1]`; `alignment_mean`.
 #[must_use]
@@ -63,13 +63,14 @@ impl Mean {
 /// measured once) nothing is said of its life: a 0 would claim that it has ended.
 pub(super) fn run_series(run: &RunFacts, label: &str, watched: bool) -> Series {
     let mut series = Series::default();
+    let width = layer_width(run);
     summary(run, label, &mut series);
     if watched {
         series.put(Id::RunActive, &[label], flag(run.active));
         counters(run, label, &mut series);
         anomalies(&run.chronicle, label, &mut series);
+        onsets(&run.chronicle, label, width, &mut series);
     }
-    let width = layer_width(run);
     for rate in &run.ridge_rates {
         let layer = layer_label(rate.layer, width);
         series.put(Id::RidgeRate, &[label, &layer, &rate.pair], rate.ratio);
@@ -164,6 +165,26 @@ fn anomalies(chronicle: &Chronicle, label: &str, series: &mut Series) {
         series.put(Id::AnomalyZscore, &[label, kind.as_str(), pair], *z);
     }
     series.put_known(Id::LastGoodStep, &[label], chronicle.last_good_step().map(|s| s as f64));
+}
+
+/// Where and when the worst open anomaly of each kind and pair began: one series each, so that a fault
+/// of all layers at once is no flood, and an alert can still say where to look.
+#[expect(clippy::cast_precision_loss, reason = "steps stay below 2^53")]
+fn onsets(chronicle: &Chronicle, label: &str, width: usize, series: &mut Series) {
+    let rank = |anomaly: &Anomaly| (anomaly.severity, anomaly.z.map_or(0.0, f64::abs));
+    let mut worst: BTreeMap<(Kind, &str), &Anomaly> = BTreeMap::new();
+    for anomaly in chronicle.open() {
+        let pair = anomaly.subject.pair.as_deref().unwrap_or_default();
+        let held = worst.entry((anomaly.kind, pair)).or_insert(anomaly);
+        if rank(held) < rank(anomaly) {
+            *held = anomaly;
+        }
+    }
+    for ((kind, pair), anomaly) in worst {
+        let layer = layer_label(anomaly.subject.layer, width);
+        let labels = [label, kind.as_str(), pair, &layer];
+        series.put(Id::AnomalyOnset, &labels, anomaly.onset_step as f64);
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of weights stay below 2^53")]
@@ -332,4 +353,56 @@ fn layer_width(run: &RunFacts) -> usize {
 /// The layer with leading zeros; empty, which is an absent label, outside the stack.
 fn layer_label(layer: Option<usize>, width: usize) -> String {
     layer.map(|layer| format!("{layer:0width$}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::history::{Rules, Subject};
+
+    #[test]
+    fn the_worst_open_anomaly_of_a_kind_and_pair_tells_its_layer_and_step() {
+        let open = |layer, pair: &str, onset_step, z, severity| Anomaly {
+            kind: Kind::CommutatorSpike,
+            subject: Arc::new(Subject {
+                layer,
+                pair: Some(pair.into()),
+                head: None,
+                name: "".into(),
+            }),
+            severity,
+            onset_step,
+            segment: 0,
+            before: None,
+            after: None,
+            z: Some(z),
+            last_good_step: None,
+            resolved_step: None,
+        };
+        let anomalies = vec![
+            open(Some(7), "v_o", 100, 50.0, Severity::Warning),
+            open(Some(3), "v_o", 200, -90.0, Severity::Warning),
+            open(Some(12), "v_o", 300, 9.0, Severity::Critical),
+            open(Some(1), "q_k", 400, 20.0, Severity::Warning),
+            open(Some(2), "q_k", 500, -21.0, Severity::Warning),
+        ];
+        let rules = Rules::default();
+        let chronicle = Chronicle::restored(
+            Vec::new(),
+            Vec::new(),
+            (anomalies, Vec::new()),
+            BTreeMap::default(),
+            &rules,
+        );
+        let mut series = Series::default();
+        onsets(&chronicle, "run", 2, &mut series);
+        assert_eq!(series.len(), 2, "one of each kind and pair");
+        let labels = |pair: &str, layer: &str| {
+            ["run", "commutator_spike", pair, layer].map(str::to_owned).to_vec()
+        };
+        let wanted = BTreeMap::from([(labels("q_k", "02"), 500.0), (labels("v_o", "12"), 300.0)]);
+        assert_eq!(series.of(Id::AnomalyOnset.family()), &wanted);
+    }
 }

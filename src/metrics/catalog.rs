@@ -167,6 +167,8 @@ catalog! {
             "Anomalies that began, over pairs, heads and matrices; rising means something changed that rarely does.";
         Gauge AnomaliesOpen "anomalies_open" ["run", "kind", "severity"]
             "Anomalies that are not over; back to 0 means recovered, or lasting so long that it is the new order.";
+        Gauge AnomalyOnset "anomaly_onset_step" ["run", "kind", "pair", "layer"]
+            "Step at which the worst open anomaly of its kind and pair began, and its layer; absent while none is open.";
         Gauge AnomalyZscore "anomaly_zscore" ["run", "kind", "pair"]
             "Robust z of the last change against those before, the farthest out of all pairs or matrices; beyond 8 and large is an anomaly.";
         Gauge ReferenceDeviation "reference_deviation_zscore" ["run", "metric", "pair"]

@@ -28,7 +28,10 @@ impl Activation {
         if self == Self::Relu {
             for sample in 0..values.ncols() {
                 for value in values.col_as_slice_mut(sample) {
-                    *value = value.max(0.0);
+                    // Not `max`, which would swallow a NaN; the frameworks pass it on.
+                    if *value < 0.0 {
+                        *value = 0.0;
+                    }
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
-use std::io;
+use std::io::{self, Seek as _, Write as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -82,13 +82,30 @@ impl CheckpointWriter {
     /// # Errors
     /// When the file system refuses; also when the checkpoint exists, which is left untouched.
     pub fn save(&mut self, trainer: &Trainer) -> Result<PathBuf, SaveError> {
+        self.write(trainer, false)
+    }
+
+    /// As [`CheckpointWriter::save`], with garbage for a header of the weights: what a failing disk or
+    /// a faulty copy leaves.
+    ///
+    /// # Errors
+    /// As [`CheckpointWriter::save`].
+    pub fn save_broken(&mut self, trainer: &Trainer) -> Result<PathBuf, SaveError> {
+        self.write(trainer, true)
+    }
+
+    fn write(&mut self, trainer: &Trainer, broken: bool) -> Result<PathBuf, SaveError> {
         make_dir_all(&self.run_dir)?;
         let dir = self.run_dir.join(format!("checkpoint-{}", trainer.global_step()));
         fs::create_dir(&dir).map_err(|source| SaveError::Io { path: dir.clone(), source })?;
         self.saved.push_back(dir.clone());
         self.log(trainer);
         write_json(&dir.join("config.json"), &model_config(trainer))?;
-        write_weights(&dir.join("model.safetensors"), &trainer.network().weights)?;
+        let weights = dir.join("model.safetensors");
+        write_weights(&weights, &trainer.network().weights)?;
+        if broken {
+            garble(&weights).map_err(|source| SaveError::Io { path: weights, source })?;
+        }
         write_json(&dir.join("trainer_state.json"), &self.trainer_state(trainer))?;
         self.rotate()?;
         Ok(dir)
@@ -102,7 +119,7 @@ impl CheckpointWriter {
             step: trainer.global_step(),
             epoch: trainer.epoch(),
             loss: trainer.loss(),
-            learning_rate: trainer.config().learning_rate,
+            learning_rate: trainer.learning_rate(),
             grad_norm: trainer.grad_norm(),
         });
     }
@@ -114,7 +131,7 @@ impl CheckpointWriter {
             "global_step": trainer.global_step(),
             "max_steps": self.max_steps,
             "train_batch_size": config.batch_size,
-            "learning_rate": config.learning_rate,
+            "learning_rate": trainer.learning_rate(),
             "optimizer": {"name": "sgd", "weight_decay": config.weight_decay, "momentum": 0.0},
             "log_history": self.log_history,
         })
@@ -135,6 +152,13 @@ impl CheckpointWriter {
     }
 }
 
+/// Overwrites the beginning of the header, which follows its length of eight bytes.
+fn garble(path: &Path) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).open(path)?;
+    file.seek(io::SeekFrom::Start(8))?;
+    file.write_all(b"garbage!")
+}
+
 fn model_config(trainer: &Trainer) -> Value {
     json!({
         "architectures": ["Mlp"],
@@ -152,7 +176,11 @@ fn make_dir_all(path: &Path) -> Result<(), SaveError> {
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), SaveError> {
-    let text = format!("{value:#}\n");
+    let mut text = format!("{value:#}\n");
+    for key in ["loss", "grad_norm"] {
+        // What Python writes of a NaN, and JSON has no word for.
+        text = text.replace(&format!("\"{key}\": null"), &format!("\"{key}\": NaN"));
+    }
     fs::write(path, text).map_err(|source| SaveError::Io { path: path.to_owned(), source })
 }
 
@@ -278,6 +306,20 @@ mod tests {
         let error = writer.save(&trainer()).unwrap_err();
         assert!(matches!(&error, SaveError::Io { path, .. } if *path == taken), "{error}");
         assert!(names(&taken).is_empty());
+    }
+
+    #[test]
+    fn a_nan_is_saved_as_the_trainer_saves_it_and_garbage_is_no_header() {
+        let root = tempfile::tempdir().unwrap();
+        let mut trainer = trainer();
+        let mut writer = CheckpointWriter::new(root.path().to_owned(), None, None);
+        let broken = writer.save_broken(&trainer).unwrap().join("model.safetensors");
+        assert!(SafeTensors::deserialize(&fs::read(broken).unwrap()).is_err());
+        trainer.weights_mut()[0][(0, 0)] = f64::NAN;
+        trainer.step();
+        let dir = writer.save(&trainer).unwrap();
+        let text = fs::read_to_string(dir.join("trainer_state.json")).unwrap();
+        assert_eq!(text.matches(r#""loss": NaN"#).count(), 1, "{text}");
     }
 
     #[test]

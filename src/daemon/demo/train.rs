@@ -57,6 +57,10 @@ pub struct Trainer {
     rng: ChaCha8Rng,
     global_step: u64,
     grad_norm: Option<f64>,
+    /// Factor of the learning rate, and the steps for which it holds; for good with `None`.
+    rate_scale: (f64, Option<u32>),
+    /// A layer that does not move.
+    frozen: Option<usize>,
 }
 
 impl Trainer {
@@ -74,7 +78,39 @@ impl Trainer {
         let data = Dataset::digits(config.n_samples, config.seed.wrapping_add(1));
         let order = (0..config.n_samples).collect();
         let next_idx = config.n_samples;
-        Self { config, network, data, order, next_idx, rng, global_step: 0, grad_norm: None }
+        Self {
+            config,
+            network,
+            data,
+            order,
+            next_idx,
+            rng,
+            global_step: 0,
+            grad_norm: None,
+            rate_scale: (1.0, None),
+            frozen: None,
+        }
+    }
+
+    /// Multiplies the configured learning rate, for the next `n_steps` or for good.
+    pub fn scale_learning_rate(&mut self, scale: f64, n_steps: Option<u32>) {
+        self.rate_scale = (scale, n_steps);
+    }
+
+    /// Step size `η` of the next step.
+    #[must_use]
+    pub fn learning_rate(&self) -> f64 {
+        self.config.learning_rate * self.rate_scale.0
+    }
+
+    /// Holds a layer still, or none.
+    pub fn freeze(&mut self, layer: Option<usize>) {
+        self.frozen = layer;
+    }
+
+    /// The weights, to be changed by other means than gradients.
+    pub fn weights_mut(&mut self) -> &mut [faer::Mat<f64>] {
+        &mut self.network.weights
     }
 
     /// One step `W ← W − η(∇ + λW)` on the next batch, and the gradient `∇` it took: that of the
@@ -86,13 +122,21 @@ impl Trainer {
             let batch = self.next_batch();
             self.network.gradient(batch.inputs.as_ref(), &batch.labels)
         };
-        let shrink = 1.0 - self.config.learning_rate * self.config.weight_decay;
-        for (weight, slope) in self.network.weights.iter_mut().zip(&gradient.weights) {
+        let rate = self.learning_rate();
+        let shrink = 1.0 - rate * self.config.weight_decay;
+        let layers = self.network.weights.iter_mut().zip(&gradient.weights).enumerate();
+        for (_, (weight, slope)) in layers.filter(|(layer, _)| self.frozen != Some(*layer)) {
             for col in 0..weight.ncols() {
                 let slopes = slope.col_as_slice(col);
                 for (value, slope) in weight.col_as_slice_mut(col).iter_mut().zip(slopes) {
-                    *value = shrink * *value - self.config.learning_rate * slope;
+                    *value = shrink * *value - rate * slope;
                 }
+            }
+        }
+        if let (_, Some(n_steps)) = &mut self.rate_scale {
+            *n_steps = n_steps.saturating_sub(1);
+            if *n_steps == 0 {
+                self.rate_scale = (1.0, None);
             }
         }
         self.global_step += 1;
