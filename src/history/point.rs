@@ -224,7 +224,7 @@ fn means<'a>(pairs: impl Iterator<Item = &'a PairReport>) -> BTreeMap<Arc<str>, 
 pub fn conserved_ln_gaps(report: &Report) -> BTreeMap<(Option<usize>, &'static str), f64> {
     let mut squares: BTreeMap<(Option<usize>, &'static str), f64> = BTreeMap::new();
     for pair in &report.pairs {
-        let above_floor = pair.gap_ratio.is_some_and(|ratio| ratio > MIN_GAP_RATIO);
+        let above_floor = conserved_gap_ratio(pair).is_some_and(|ratio| ratio > MIN_GAP_RATIO);
         if let (Some(gap), true) = (pair.law_gap, above_floor) {
             let square = squares.entry((pair.layer, pair.pair)).or_default();
             // One head too few would look like decay: then nothing is said of the layer.
@@ -234,6 +234,17 @@ pub fn conserved_ln_gaps(report: &Report) -> BTreeMap<(Option<usize>, &'static s
     }
     squares.retain(|_, square| *square > 0.0 && square.is_finite());
     squares.into_iter().map(|(key, square)| (key, square.ln() / 2.0)).collect()
+}
+
+/// The part of the gap that the pair's law speaks of, over the size of the Grams; in `[0, 1]`. Layers
+/// under a ReLU stay far apart for good while their diagonals have long become equal.
+fn conserved_gap_ratio(pair: &PairReport) -> Option<f64> {
+    match pair.law {
+        "full" => pair.gap_ratio,
+        "diagonal" => pair.gap_diagonal_ratio,
+        // ‖A‖ + ‖B‖ is the gap over its ratio.
+        _ => Some(pair.law_gap? * pair.gap_ratio? / pair.gap?),
+    }
 }
 
 fn gaps(report: &Report) -> Vec<(Arc<Subject>, f64)> {
@@ -276,6 +287,28 @@ mod tests {
             law_gap: Some(law_gap),
             law_bias,
         }
+    }
+
+    #[test]
+    fn a_gap_is_at_its_floor_by_what_its_law_speaks_of() {
+        let law = |law, law_gap| PairReport {
+            law,
+            gap: Some(4.0),
+            gap_diagonal_ratio: Some(0.01),
+            ..pair(0, law_gap, None)
+        };
+        let n_gaps = |pair| gaps(&Report { pairs: vec![pair], ..Report::default() }).len();
+        assert_eq!(n_gaps(law("full", 1.0)), 1, "half of the Grams");
+        assert_eq!(
+            n_gaps(law("diagonal", 1.0)),
+            0,
+            "1 % of their diagonals, though half of the Grams"
+        );
+        assert_eq!(
+            (n_gaps(law("rotary", 1.0)), n_gaps(law("rotary", 0.1))),
+            (1, 0),
+            "1/8 and 1/80"
+        );
     }
 
     #[test]
