@@ -75,11 +75,10 @@ COLUMNS = [
         "custom__cellOptions": {"type": "color-text"}, "custom__width": 110}),
     ("Alignment", f"avg by (job, instance, run) ({run('alignment_mean', PAIR)})", {"decimals": 3} | gauge(0, 1, steps(BLUE))),
     ("Highest κ", f"max by (job, instance, run) ({run('commutator_max_ratio', PAIR)})", {"decimals": 2} | gauge(0, 3, steps(BLUE, (1, YELLOW), (2, ORANGE)))),
-    ("Saves since improvement", f"max by (job, instance, run) ({run('alignment_saves_since_improvement', PAIR)})", {"decimals": 0, "custom__width": 120} | colored(steps(GREY, (STALLED, YELLOW)))),
+    ("Since best", f"max by (job, instance, run) ({run('alignment_saves_since_improvement', PAIR)})", {"decimals": 0, "custom__width": 90, "unit": "suffix: saves"} | colored(steps(GREY, (STALLED, YELLOW)))),
     ("Loss", f"max by (job, instance, run) ({run('train_loss')})", {"decimals": 3, "custom__width": 90}),
     ("Open anomalies", f"sum by (job, instance, run) ({SERIOUS})", {"decimals": 0, "custom__width": 100} | colored(steps(GREY, (1, ORANGE)))),
     ("Last good step", f"min by (job, instance, run) ({run('last_good_step')})", {"unit": "locale", "custom__width": 110}),
-    ("Frozen matrices", f"max by (job, instance, run) ({run('frozen_matrices')})", {"decimals": 0, "custom__width": 100}),
 ]
 
 
@@ -111,10 +110,10 @@ def runs():
 COMPARED = [
     lines("Alignment of each run",
           "Mean gram correlation over pairs, layers and heads: 0 is a random orientation. Rising means that adjacent layers align; a sudden fall that something broke; a slow one is common while small transformers improve.",
-          [query(f"avg by (run) ({run('alignment_mean', PAIR)})", "{{run}}")], decimals=3),
+          [query(f"avg by (run) ({run('alignment_mean', PAIR)})", "{{run}}")]),
     lines("Highest commutator of each run",
           "Largest commutator over its chance level κ among layers and heads; the dashed line is chance. Rising suddenly means that something broke; falling towards 0 that layers share an eigenbasis.",
-          [query(f"max by (run) ({run('commutator_max_ratio', PAIR)})", "{{run}}")], low=0, decimals=2,
+          [query(f"max by (run) ({run('commutator_max_ratio', PAIR)})", "{{run}}")], low=0,
           thresholds=steps("transparent", (1, GREY))),
     states("Health of each run",
            "What is worst in each run. Rising from healthy to anomaly, unreadable or non-finite means that someone should look; falling back means that it is over. Grey has ended.",
@@ -122,10 +121,10 @@ COMPARED = [
            mappings=named({0: ("ended", GREY), 1: ("healthy", GREEN), 2: ("anomaly", ORANGE), 3: ("unreadable", RED), 4: ("non-finite", "dark-red")})),
     lines("Training loss of each run",
           "As the trainer logged it at the measured save; absent where it logs none. Falling is learning; rising suddenly, together with alignment that falls, is a fault.",
-          [query(f"max by (run) ({run('train_loss')})", "{{run}}")], decimals=3),
+          [query(f"max by (run) ({run('train_loss')})", "{{run}}")]),
     lines("Distance from the reference runs",
           "Largest robust z of each run against its reference runs at the same step; absent without a reference. Rising beyond the dashed lines it is as far as an anomaly; falling back to 0 it does as they did.",
-          [query(f"max by (run) (abs({run('reference_deviation_zscore')}))", "{{run}}")], low=0, decimals=1,
+          [query(f"max by (run) (abs({run('reference_deviation_zscore')}))", "{{run}}")], low=0,
           thresholds=steps("transparent", (8, ORANGE))),
 ]
 
@@ -152,16 +151,14 @@ DAEMON_PANELS = [
           [query(f"sum by (reason) (rate({run('checkpoint_failures_total')}[$__rate_interval])) > 0", "failed: {{reason}}"),
            query(f"sum by (reason) (rate({run('checkpoints_skipped_total')}[$__rate_interval])) > 0", "skipped: {{reason}}"),
            query(f"sum by (instance) (rate({of('scan_errors_total')}[$__rate_interval]))", "{{instance}} scan errors")],
-          low=0, unit="cps"),
+          low=0, unit="cps", soft_high=0.1),
     table("Roots and versions", "How each root is watched, and which version runs. A root whose mode changes from events to polling notices saves later: rising and falling have no meaning here.",
-          [query(f"{of('watch_mode')} == 1", instant=True, table=True), query(of("build_info"), instant=True, table=True)],
-          overrides=[override("Value #A", custom__hidden=True), override("Value #B", custom__hidden=True)],
-          transformations=[
-              {"id": "merge", "options": {}},
-              {"id": "organize", "options": {"excludeByName": {
-                  "Time": True, "__name__": True, "job": True, "Value #A": True, "Value #B": True, "Value": True}, "indexByName": {
-                  "instance": 0, "version": 1, "root": 2, "mode": 3}, "renameByName": {}}},
-          ], w=12, h=8),
+          [query(f"({of('watch_mode')} == 1) * on (job, instance) group_left (version) {of('build_info')}", instant=True, table=True)],
+          overrides=[],
+          transformations=[{"id": "organize", "options": {
+              "excludeByName": {"Time": True, "job": True, "Value": True},
+              "indexByName": {"instance": 0, "version": 1, "root": 2, "mode": 3}, "renameByName": {}}}],
+          w=12, h=8),
 ]
 
 

@@ -46,7 +46,7 @@ def override(names, **properties):
 # A level to compare with: dashed and grey, whatever the colours of the others are.
 CHANCE = override(
     "/chance/", custom__lineStyle={"fill": "dash", "dash": [6, 6]}, color={"mode": "fixed", "fixedColor": GREY},
-    custom__lineWidth=1,
+    custom__lineWidth=1, custom__hideFrom={"legend": True, "tooltip": False, "viz": False},
 )
 # The step is told at the cursor of every panel over time, and is not drawn.
 STEP = override(
@@ -83,7 +83,7 @@ def stat(title, says, expr, *, unit="none", thresholds=None, w=3, decimals=None,
 
 def lines(
     title, says, queries, *, unit="none", w=12, h=8, low=None, high=None, thresholds=None, overrides=(), log=False,
-    step=None, decimals=None,
+    step=None, decimals=None, soft_high=None,
 ):
     """Values over time, held until the next save. Thresholds are drawn as dashed lines; `step` is the
     query of the step told at the cursor."""
@@ -95,7 +95,9 @@ def lines(
         "thresholdsStyle": {"mode": "dashed" if thresholds else "off"},
         "stacking": {"group": "A", "mode": "none"},
     }
-    field = {"color": {"mode": "palette-classic-by-name"}, "thresholds": thresholds or steps(GREEN)}
+    if soft_high is not None:
+        custom["axisSoftMax"] = soft_high
+    field = {"color": {"mode": "palette-classic"}, "thresholds": thresholds or steps(GREEN)}
     for key, value in (("min", low), ("max", high), ("decimals", decimals)):
         if value is not None:
             field[key] = value
