@@ -87,7 +87,7 @@ def runs():
     overrides = [
         override("run", custom__width=180, links=[LINK], unit="string", displayName="Run"),
         # Not shown, and yet there: the link needs it.
-        override("job", custom__hidden=True),
+        override("job", custom__hidden=True, custom__hideFrom={"legend": True, "tooltip": True, "viz": True}),
         *(override(name, **properties) for name, _, properties in COLUMNS),
     ]
     names = {f"Value #{letter}": name for letter, (name, _, _) in zip(letters, COLUMNS)}

@@ -95,6 +95,9 @@ def lines(
         "thresholdsStyle": {"mode": "dashed" if thresholds else "off"},
         "stacking": {"group": "A", "mode": "none"},
     }
+    if soft_high is None and decimals == 0:
+        # A count that stays at 0 is not drawn on an axis up to 100.
+        soft_high = 1
     if soft_high is not None:
         custom["axisSoftMax"] = soft_high
     field = {"color": {"mode": "palette-classic"}, "thresholds": thresholds or steps(GREEN)}

@@ -42,7 +42,7 @@ NOW = [
     stat("Non-finite weights", "NaN and infinite weights in the measured save. Rising above 0 the run is broken; falling to 0 it was resumed from a good save.",
          f"sum({run('nonfinite_weights')})", unit="locale", decimals=0, thresholds=steps(GREEN, (1, RED))),
     stat("Last good step", "Newest save with finite weights before every open anomaly: where to go back to. It stands still while an anomaly is open; falling, an earlier one is open as well; rising, that is over. None is shown while nothing is open.",
-         f"min({run('last_good_step')})", unit="locale", decimals=0, thresholds=steps(ORANGE), none="all good"),
+         f"min({run('last_good_step')})", unit="locale", decimals=0, thresholds=steps(GREEN, (0, ORANGE)), none="all good"),
 ]
 
 ALIGNMENT = [
@@ -98,7 +98,7 @@ BEST = [
               [query(f"max by (metric) ({run('eval_metric')})", "{{metric}}")], w=8, h=7),
     over_time("Learning rate and gradient norm", "As the trainer logged them; the gradient norm on the right. A norm rising suddenly often comes before a spike of the loss; falling slowly is usual.",
               [query(f"max({run('learning_rate')})", "learning rate"), query(f"max({run('grad_norm')})", "gradient norm")],
-              overrides=[override("gradient norm", custom__axisPlacement="right", unit="none")], w=8, h=7, unit="sci", low=0),
+              overrides=[override("gradient norm", custom__axisPlacement="right", unit="none")], w=8, h=7, unit="sci", low=0, decimals=1),
     over_time("Distance from the reference runs", "Robust z against the reference runs at the same step; absent without a reference. Rising or falling beyond the dashed lines it is as far as an anomaly; near 0 it does as they did.",
               [query(f"max by (metric, pair) ({run('reference_deviation_zscore')})", "{{metric}} {{pair}}")], w=8, h=7,
               thresholds=steps("transparent", (-8, ORANGE), (8, ORANGE))),
