@@ -67,7 +67,7 @@ def panel(kind, title, says, queries, *, w, h, unit, field=None, custom=None, ov
     }
 
 
-def stat(title, says, expr, *, unit="none", thresholds=None, w=3, decimals=None, mappings=None, none="–", graph="none"):
+def stat(title, says, expr, *, unit="none", thresholds=None, w=6, decimals=None, mappings=None, none="–", graph="none"):
     """One number now, coloured by its thresholds."""
     field = {"thresholds": thresholds or steps(BLUE), "color": {"mode": "thresholds"}, "noValue": none}
     if decimals is not None:
@@ -75,7 +75,7 @@ def stat(title, says, expr, *, unit="none", thresholds=None, w=3, decimals=None,
     if mappings:
         field["mappings"] = mappings
     return panel(
-        "stat", title, says, [query(expr, instant=graph == "none")], w=w, h=4, unit=unit, field=field,
+        "stat", title, says, [query(expr, instant=graph == "none")], w=w, h=3, unit=unit, field=field,
         reduceOptions={"calcs": ["lastNotNull"], "fields": "", "values": False}, colorMode="value", graphMode=graph,
         justifyMode="center", orientation="auto", textMode="value", wideLayout=True, showPercentChange=False,
     )
@@ -109,7 +109,7 @@ def lines(
         overrides = [*overrides, STEP]
     return panel(
         "timeseries", title, says, queries, w=w, h=h, unit=unit, field=field, custom=custom, overrides=overrides,
-        legend={"calcs": ["lastNotNull"], "displayMode": "list", "placement": "bottom", "showLegend": True},
+        legend={"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True},
         tooltip={"mode": "multi", "sort": "desc", "hideZeros": False},
     )
 

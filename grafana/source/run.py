@@ -5,16 +5,10 @@ from parts import *
 RUN = 'run="$run"'
 PAIR, ROLE, PROJECTION = 'pair="$pair"', 'role="$role"', 'projection="$projection"'
 PAIR_K = PAIR + ',k=~"$k"'
-OUTSIDE = '"layer", "outside", "layer", ""'
 
 
 def run(name, labels=""):
     return of(name, ",".join(part for part in (RUN, labels) if part))
-
-
-def layered(name, labels):
-    """Series by layer, with a name for what lies outside of the stack."""
-    return f"label_replace({run(name, labels)}, {OUTSIDE})"
 
 
 STEP_NOW = f"max({run('checkpoint_analyzed_step')})"
@@ -57,10 +51,10 @@ ALIGNMENT = [
               overrides=[CHANCE], low=0, high=1),
     heat("Gram correlation of each layer: $pair",
          "Layers from the input at the bottom, over time. Rising to 1 (blue) means alignment, falling below 0 (red) that layers avoid each other, pale is chance; a sudden change of one row is a fault in that layer.",
-         layered("gram_correlation", PAIR), "{{layer}}", low=-1, high=1, scheme="RdBu"),
+         run("gram_correlation", PAIR), "{{layer}}", low=-1, high=1, scheme="RdBu"),
     bars("Layers now: $pair",
          "Gram correlation of the 24 lowest layers now. Rising bars mean alignment; one that falls behind the others is the layer to look at.",
-         f"sort(bottomk(24, {layered('gram_correlation', PAIR)}))", "layer {{layer}}", low=-0.2, high=1,
+         f"sort(bottomk(24, {run('gram_correlation', PAIR)}))", "layer {{layer}}", low=-0.2, high=1,
          thresholds=steps(RED, (-0.05, GREY), (0.05, BLUE))),
     over_time("Excess over chance: $pair",
               "The overlap with chance taken out: 0 is chance, 1 the same subspace, mean over layers. Rising means alignment, falling that the leading directions part.",
@@ -117,10 +111,10 @@ COMMUTATORS = [
               thresholds=steps("transparent", (-8, ORANGE), (8, ORANGE))),
     heat("κ of each layer: $pair",
          "Layers from the input at the bottom, over time; pale is chance, 1. Blue, falling to 0, is a common eigenbasis; red, rising, layers that disagree more than random ones; a sudden change of one row is a fault in that layer.",
-         layered("commutator_vs_chance", PAIR), "{{layer}}", low=0, high=2, scheme="RdBu", reverse=True, w=12),
+         run("commutator_vs_chance", PAIR), "{{layer}}", low=0, high=2, scheme="RdBu", reverse=True, w=12),
     states("Layers against chance: $pair",
            "Each layer by its κ, or by that of its worst head. Falling to blue is close to a common eigenbasis, grey near chance, rising to orange and red above it: a band that changes colour alone is the layer to look at.",
-           [query(f"label_replace({run('commutator_vs_chance_max', PAIR)} or {run('commutator_vs_chance', PAIR)}, {OUTSIDE})", "{{layer}}")],
+           [query(f'max by (layer) ({{__name__=~"weightvane_commutator_vs_chance(_max)?",{DAEMON},{RUN},{PAIR}}})', "{{layer}}")],
            thresholds=steps("dark-blue", (0.25, "light-blue"), (0.75, GREY), (1.5, ORANGE), (3, RED)), w=12, h=9),
 ]
 
@@ -133,7 +127,7 @@ HEADS = [
               [query(f"avg by (projection) ({run('effective_heads')})", "{{projection}}"),
                query(f"min by (projection) ({run('effective_heads')})", "{{projection}}, lowest layer")], low=0, w=8),
     heat("Overlap of heads in each layer: $projection", "Layers from the input at the bottom, over time. Brighter, rising, heads of the layer are more alike; darker, falling, they differ more.",
-         layered("head_overlap_ratio", PROJECTION), "{{layer}}", low=0, high=1, scheme="Viridis", w=8, h=8),
+         run("head_overlap_ratio", PROJECTION), "{{layer}}", low=0, high=1, scheme="Viridis", w=8, h=8),
 ]
 
 RIDGE = [
@@ -147,7 +141,7 @@ SPECTRA = [
     over_time("Update of each save", "Relative change of the weights since the save before, largest of each role. Rising suddenly is a shock; falling to 0 exactly is frozen; falling slowly follows the learning rate.",
               [query(f"max by (role) ({run('weight_update_ratio')})", "{{role}}")], log=True, unit="sci", decimals=1, w=8),
     heat("Update of each layer: $role", "Relative change since the save before, layers from the input at the bottom. A row that turns dark, falling, is frozen; a column that lights up, rising, is a shock to all layers.",
-         layered("weight_update_ratio", ROLE), "{{layer}}", low=0, high=0.1, scheme="Viridis", w=8, h=8, decimals=4),
+         run("weight_update_ratio", ROLE), "{{layer}}", low=0, high=0.1, scheme="Viridis", w=8, h=8, decimals=4),
     over_time("Turn of leading subspaces", "How far the leading output directions turned since the save before, mean over layers: 0 stands still, 1 is orthogonal. Rising suddenly means that features were thrown away; falling is usual as training settles.",
               [query(f"avg by (role, k) ({run('subspace_rotation_ratio')})", "{{role}} k = {{k}}")], low=0, w=8),
     over_time("Weight norm", "Frobenius norm, mean over layers. Rising without end means too little decay, falling too much; a jump is a fault.",
