@@ -34,8 +34,8 @@ OVERVIEW = [
          thresholds=steps(GREEN, (1, RED))),
     stat("Open anomalies", "Warnings and worse that the daemon holds open. Rising: something changed that seldom does; falling: it came back or is the new order.",
          f"sum({SERIOUS}) or vector(0)", decimals=0, thresholds=steps(GREEN, (1, ORANGE))),
-    stat("Stalled runs", f"Active runs in which the alignment of some pair has not improved for {STALLED} saves. Rising means converged or stuck: compare with the loss. Falling means that it moves again or the run ended.",
-         count(f"(max by (job, instance, run) ({run('alignment_saves_since_improvement')}) >= {STALLED}) and ({ACTIVE})"),
+    stat("Stalled runs", f"Active runs in which the alignment of no pair has improved for {STALLED} saves. Rising means converged or stuck: compare with the loss. Falling means that it moves again or the run ended.",
+         count(f"(min by (job, instance, run) ({run('alignment_saves_since_improvement')}) >= {STALLED}) and ({ACTIVE})"),
          decimals=0, thresholds=steps(GREEN, (1, YELLOW))),
     stat("Oldest last save", "Longest time since the last save of an active run. Rising in step with the clock until the next save; beyond several save intervals a trainer hangs. Falling with each save.",
          f"max((time() - {run('checkpoint_latest_timestamp_seconds')}) and on (job, instance, run) {run('run_active')} == 1)",
@@ -75,7 +75,7 @@ COLUMNS = [
         "custom__cellOptions": {"type": "color-text"}, "custom__width": 110}),
     ("Alignment", f"avg by (job, instance, run) ({run('alignment_mean', PAIR)})", {"decimals": 3} | gauge(0, 1, steps(BLUE))),
     ("Highest κ", f"max by (job, instance, run) ({run('commutator_max_ratio', PAIR)})", {"decimals": 2} | gauge(0, 3, steps(BLUE, (1, YELLOW), (2, ORANGE)))),
-    ("Since best", f"max by (job, instance, run) ({run('alignment_saves_since_improvement', PAIR)})", {"decimals": 0, "custom__width": 90, "unit": "suffix: saves"} | colored(steps(GREY, (STALLED, YELLOW)))),
+    ("Since best", f"min by (job, instance, run) ({run('alignment_saves_since_improvement', PAIR)})", {"decimals": 0, "custom__width": 90, "unit": "suffix: saves"} | colored(steps(GREY, (STALLED, YELLOW)))),
     ("Loss", f"max by (job, instance, run) ({run('train_loss')})", {"decimals": 3, "custom__width": 90}),
     ("Open anomalies", f"sum by (job, instance, run) ({SERIOUS})", {"decimals": 0, "custom__width": 100} | colored(steps(GREY, (1, ORANGE)))),
     ("Last good step", f"min by (job, instance, run) ({run('last_good_step')})", {"unit": "locale", "custom__width": 110}),
@@ -94,7 +94,7 @@ def runs():
     order = ["run", *(f"Value #{letter}" for letter in letters), "job", "instance"]
     return table(
         "Runs",
-        "Each run at its last measured save; a click on its name opens it. Alignment rising means that adjacent layers align, a sudden fall that something broke. κ is the highest commutator over its chance level: rising away from 1 suddenly is a fault, falling towards 0 a common eigenbasis.",
+        "Each run at its last measured save; a click on its name opens it. Alignment rising means that adjacent layers align, a sudden fall that something broke. κ is the highest commutator over its chance level: rising away from 1 suddenly is a fault, falling towards 0 a common eigenbasis. Since best: saves since any pair's alignment improved.",
         [query(expr, instant=True, table=True) for _, expr, _ in COLUMNS],
         overrides=overrides, sort=("Last save", False),
         transformations=[

@@ -67,7 +67,7 @@ def panel(kind, title, says, queries, *, w, h, unit, field=None, custom=None, ov
     }
 
 
-def stat(title, says, expr, *, unit="none", thresholds=None, w=6, decimals=None, mappings=None, none="–", graph="none"):
+def stat(title, says, expr, *, unit="none", thresholds=None, w=6, decimals=None, mappings=None, none="–"):
     """One number now, coloured by its thresholds."""
     field = {"thresholds": thresholds or steps(BLUE), "color": {"mode": "thresholds"}, "noValue": none}
     if decimals is not None:
@@ -75,8 +75,8 @@ def stat(title, says, expr, *, unit="none", thresholds=None, w=6, decimals=None,
     if mappings:
         field["mappings"] = mappings
     return panel(
-        "stat", title, says, [query(expr, instant=graph == "none")], w=w, h=3, unit=unit, field=field,
-        reduceOptions={"calcs": ["lastNotNull"], "fields": "", "values": False}, colorMode="value", graphMode=graph,
+        "stat", title, says, [query(expr, instant=True)], w=w, h=3, unit=unit, field=field,
+        reduceOptions={"calcs": ["lastNotNull"], "fields": "", "values": False}, colorMode="value", graphMode="none",
         justifyMode="center", orientation="auto", textMode="value", wideLayout=True, showPercentChange=False,
     )
 
