@@ -12,7 +12,7 @@ DAEMON = 'job=~"$job",instance=~"$instance"'
 
 
 def of(name, labels=""):
-    """The series `weightvane_NAME` of the chosen daemons, narrowed by further matchers."""
+    """The series of a metric, named without its prefix, of the chosen daemons; narrowed by further matchers."""
     return f"weightvane_{name}{{{','.join(part for part in (DAEMON, labels) if part)}}}"
 
 

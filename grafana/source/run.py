@@ -114,7 +114,7 @@ COMMUTATORS = [
          run("commutator_vs_chance", PAIR), "{{layer}}", low=0, high=2, scheme="RdBu", reverse=True, w=12),
     states("Layers against chance: $pair",
            "Each layer by its κ, or by that of its worst head. Falling to blue is close to a common eigenbasis, grey near chance, rising to orange and red above it: a band that changes colour alone is the layer to look at.",
-           [query(f'max by (layer) ({{__name__=~"weightvane_commutator_vs_chance(_max)?",{DAEMON},{RUN},{PAIR}}})', "{{layer}}")],
+           [query(f'max by (layer) ({{__name__=~"weightvane_commutator_vs_chance|weightvane_commutator_vs_chance_max",{DAEMON},{RUN},{PAIR}}})', "{{layer}}")],
            thresholds=steps("dark-blue", (0.25, "light-blue"), (0.75, GREY), (1.5, ORANGE), (3, RED)), w=12, h=9),
 ]
 

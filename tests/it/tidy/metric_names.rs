@@ -35,6 +35,20 @@ fn names_in_dashboards_rules_and_configuration_exist() {
     assert!(unknown.is_empty(), "{unknown:#?}");
 }
 
+/// A metric that no dashboard shows and no rule asks is one that nobody looks at.
+#[test]
+fn every_metric_is_shown_or_asked_by_a_rule() {
+    let is_asked = |path: &str| path.ends_with(".json") || path.ends_with(".rules.yml");
+    let texts = files("grafana", is_asked).into_iter().chain(files("config", is_asked));
+    let named: BTreeSet<String> = texts.flat_map(|(_, text)| names(&text)).collect();
+    let parts = |family: &Family| {
+        let bucket = if family.kind == Kind::Histogram { "_bucket" } else { "" };
+        format!("{}{bucket}", family.full_name())
+    };
+    let missing: Vec<_> = CATALOG.iter().map(parts).filter(|name| !named.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn the_readme_names_every_metric_and_no_other() {
     let readme = std::fs::read_to_string(repository().join("README.md"));
