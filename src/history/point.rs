@@ -237,7 +237,7 @@ pub fn conserved_ln_gaps(report: &Report) -> BTreeMap<(Option<usize>, &'static s
 }
 
 /// The part of the gap that the pair's law speaks of, over the size of the Grams; in `[0, 1]`. Layers
-/// under a ReLU stay far apart for good while their diagonals have long become equal.
+/// with a nonlinearity between stay far apart for good while their diagonals have long become equal.
 fn conserved_gap_ratio(pair: &PairReport) -> Option<f64> {
     match pair.law {
         "full" => pair.gap_ratio,

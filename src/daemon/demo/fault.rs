@@ -217,6 +217,8 @@ mod tests {
             trainer.step();
         }
         assert_eq!(n_spiked, SPIKE_STEPS);
+        let norms = trainer.network().weights.iter().map(Mat::norm_l2);
+        assert!(norms.into_iter().all(|norm| norm < 200.0), "thrown about, and finite");
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub fn run(
     let pace = Pace::new(length.unwrap_or(MINUTE).min(MINUTE), STEPS_IN_A_MINUTE);
     let start = Instant::now();
     let (mut next_save, mut hung) = (Duration::ZERO, Duration::ZERO);
+    let mut saved_step = None;
     let is_over = |start: Instant| {
         stop.load(Ordering::Relaxed) || length.is_some_and(|length| start.elapsed() >= length)
     };
@@ -56,11 +57,16 @@ pub fn run(
             if let Some(line) = fault.as_mut().and_then(|f| f.advance(next_save, &mut trainer)) {
                 told(&line);
             }
-            match &fault {
+            if fault.as_ref().is_some_and(Fault::hangs) {
                 // What was not trained meanwhile is not made up for.
-                Some(fault) if fault.hangs() => hung += save_interval,
-                Some(fault) => drop(fault.save(&mut writer, &trainer)?),
-                None => drop(writer.save(&trainer)?),
+                hung += save_interval;
+            } else if saved_step != Some(trainer.global_step()) {
+                // On a machine that stood still two saves can be due at one step: that is one.
+                saved_step = Some(trainer.global_step());
+                match &fault {
+                    Some(fault) => fault.save(&mut writer, &trainer)?,
+                    None => writer.save(&trainer)?,
+                };
             }
             next_save += save_interval;
         }

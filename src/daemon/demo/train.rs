@@ -122,14 +122,18 @@ impl Trainer {
             let batch = self.next_batch();
             self.network.gradient(batch.inputs.as_ref(), &batch.labels)
         };
+        let norm = gradient.norm();
         let rate = self.learning_rate();
+        // A rate that is too large throws the weights about and does not send them to infinity where
+        // gradients are clipped, as they mostly are; below the configured rate they never need it.
+        let clip = if self.rate_scale.0 > 1.0 { (1.0 / norm).min(1.0) } else { 1.0 };
         let shrink = 1.0 - rate * self.config.weight_decay;
         let layers = self.network.weights.iter_mut().zip(&gradient.weights).enumerate();
         for (_, (weight, slope)) in layers.filter(|(layer, _)| self.frozen != Some(*layer)) {
             for col in 0..weight.ncols() {
                 let slopes = slope.col_as_slice(col);
                 for (value, slope) in weight.col_as_slice_mut(col).iter_mut().zip(slopes) {
-                    *value = shrink * *value - rate * slope;
+                    *value = shrink * *value - rate * clip * slope;
                 }
             }
         }
@@ -140,7 +144,7 @@ impl Trainer {
             }
         }
         self.global_step += 1;
-        self.grad_norm = Some(gradient.norm());
+        self.grad_norm = Some(norm);
         gradient
     }
 
