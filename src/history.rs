@@ -8,6 +8,7 @@ mod chronicle;
 mod judge;
 mod kind;
 mod point;
+mod profile;
 mod reference;
 mod stall;
 mod store;
@@ -18,9 +19,10 @@ pub use chronicle::{Chronicle, News};
 pub use judge::{HORIZON, Judged, MAX_OPEN, judge};
 pub use kind::{Anomaly, Jump, Kind, Rules, Severity, Subject};
 pub use point::{MatrixPoint, Optimizer, PairPoint, Place, Point, conserved_ln_gaps};
+pub use profile::{HeadProfile, PairProfile, Profile};
 pub use reference::{Compared, deviation};
 pub use store::{
     Archive, ArchivedRun, FILE, Opened, Record, SaveKey, SaveOutcome, Store, StoreError, StoredAge,
-    StoredRun, StoredSave, TableLine, export, tables,
+    StoredProfile, StoredRun, StoredSave, TableLine, export, tables,
 };
 pub use summary::Summary;

@@ -3,6 +3,7 @@
 mod archive;
 mod export;
 mod load;
+mod profiles;
 mod retention;
 mod rows;
 mod words;
@@ -23,6 +24,7 @@ use crate::diagnostics::Report;
 pub use archive::{Archive, ArchivedRun};
 pub use export::{Line as TableLine, export, tables};
 pub use load::{StoredRun, StoredSave};
+pub use profiles::StoredProfile;
 
 /// The database below the state directory.
 pub const FILE: &str = "history.sqlite";
