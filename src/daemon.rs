@@ -18,12 +18,14 @@ mod pin;
 mod priority;
 mod queue;
 mod recorder;
+mod reread;
 mod root;
 mod runs;
 mod scheduler;
 mod settings;
 mod state;
 pub mod textfile;
+mod trail;
 mod trend;
 mod warm;
 
@@ -43,6 +45,7 @@ use http::{Limits, Served};
 use job::{Done, Keep, Tools};
 use pin::Pinner;
 use recorder::{Recorder, Restored, Retention};
+use reread::Reread;
 use root::{Root, Scanned};
 use scheduler::{Parts, Scheduler, Work, Worker};
 pub use state::{StateDir, StateError};
@@ -102,6 +105,7 @@ enum Event {
     /// The store has room for more.
     Recorded,
     Restored(Box<Restored>),
+    Reread(Box<Reread>),
     Request(Request),
 }
 
@@ -180,8 +184,11 @@ impl Daemon {
         let recorder = setup.state.as_ref();
         let recorder = recorder.map(|dir| Recorder::start(dir.path(), retention, sender.clone()));
         let recorder = recorder.transpose().map_err(start_error("recorder"))?;
+        let reader = setup.state.as_ref();
+        let reader =
+            reader.map(|dir| reread::reader(dir.path(), sender.clone(), Arc::clone(&stop)));
         let scheduler = Scheduler::new(
-            Parts { roots, workers, server, served, stop, recorder },
+            Parts { roots, workers, server, served, stop, recorder, reader },
             setup.settings,
             setup.rules,
             setup.state,

@@ -2,10 +2,12 @@
 //! of its own.
 //!
 //! Every body is rendered before it is asked for, so a request computes nothing, touches no disk
-//! and copies nothing. Clients are bounded in number, in header size and in time.
+//! and copies nothing. Clients are bounded in number, in header size and in time. A stream of events
+//! says what has changed, and nothing is queued for it.
 
 mod content;
 mod deadline;
+mod events;
 mod negotiate;
 mod respond;
 
@@ -26,9 +28,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
-pub use content::{Content, Served};
+pub use content::{Content, RunBodies, Served};
 
 use deadline::WriteDeadline;
+use events::{Reply, Streams};
 
 /// Bounds on what a client may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Open connections; above it 503.
     pub max_connections: usize,
+    /// Open streams of events; above it 503.
+    pub max_streams: usize,
 }
 
 impl Default for Limits {
@@ -52,6 +57,7 @@ impl Default for Limits {
             max_header_bytes: 16 << 10,
             // Below the usual 1024 file descriptors, with room for checkpoints.
             max_connections: 512,
+            max_streams: 64,
         }
     }
 }
@@ -122,6 +128,8 @@ pub fn serve(
         TcpListener::from_std(listener)?
     };
     let (stop, stopped) = watch::channel(false);
+    // Compressed here, not by the first who asks.
+    debug!(n = super::page::assets().len(), "assets are compressed");
     let thread = std::thread::Builder::new()
         .name("http".to_owned())
         .spawn(move || runtime.block_on(accept(listener, served, limits, stopped)))?;
@@ -135,6 +143,7 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.max_connections));
+    let streams = Streams::new(Arc::clone(&served), limits.max_streams, stopped.clone());
     let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
     loop {
         let accepted = tokio::select! {
@@ -153,7 +162,8 @@ async fn accept(
                     }
                     continue;
                 };
-                let connection = connection(stream, Arc::clone(&served), limits, stopped.clone());
+                let served = (Arc::clone(&served), streams.clone());
+                let connection = connection(stream, served, limits, stopped.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(slot);
@@ -200,12 +210,16 @@ async fn turn_away(mut stream: TcpStream) {
 
 async fn connection(
     stream: TcpStream,
-    served: Arc<Served>,
+    (served, streams): (Arc<Served>, Streams),
     limits: Limits,
     mut stopped: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |request| {
-        let response = respond::respond(&served.current(), &request);
+        let response = if events::is_asked_for(&request) {
+            streams.open()
+        } else {
+            respond::respond(&served.current(), &request).map(Reply::Whole)
+        };
         async { Ok::<_, Infallible>(response) }
     });
     let io = TokioIo::new(WriteDeadline::new(stream, limits.response_timeout));

@@ -19,9 +19,11 @@ use super::past::Past;
 use super::pin::PinOrder;
 use super::queue::Queue;
 use super::recorder::Recorder;
+use super::reread::Reader;
 use super::root::{Root, Scanned};
 use super::runs::{Patience, Run};
 use super::settings::{fixed, options};
+use super::trail::Trails;
 use super::{Event, OnSave, Reload, Request, StateDir, textfile};
 use crate::config::Settings;
 use crate::diagnostics::Options;
@@ -87,6 +89,10 @@ pub(super) struct Scheduler {
     is_restored: bool,
     /// Runs that are gone, as references of others.
     past: Past,
+    /// What is drawn of the runs.
+    trails: Trails,
+    /// Reads what is drawn of the time before the start, once.
+    reader: Option<Reader>,
     /// Links to be made for saves that rotation must not take.
     pins: VecDeque<PinOrder>,
     state: Option<StateDir>,
@@ -113,6 +119,7 @@ pub(super) struct Parts {
     pub(super) served: Arc<Served>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) recorder: Option<Recorder>,
+    pub(super) reader: Option<Reader>,
 }
 
 impl Scheduler {
@@ -123,7 +130,7 @@ impl Scheduler {
         state: Option<StateDir>,
         (reload, on_save): (Option<Reload>, Option<OnSave>),
     ) -> Self {
-        let Parts { roots, workers, server, served, stop, recorder } = parts;
+        let Parts { roots, workers, server, served, stop, recorder, reader } = parts;
         Self {
             started: Instant::now(),
             options: options(&settings),
@@ -150,6 +157,8 @@ impl Scheduler {
             stop,
             is_restored: recorder.is_none(),
             past: Past::default(),
+            trails: Trails::default(),
+            reader,
             pins: VecDeque::new(),
             records: recorder.map(Records::new),
             state,
@@ -185,6 +194,7 @@ impl Scheduler {
                 self.restored(*restored);
                 self.take_held();
             }
+            Event::Reread(reread) => self.trails.refine(&reread.run, reread.past),
             Event::Request(Request::Reload) => self.reload(),
             // Room in the store is for `dispatch`.
             Event::Recorded | Event::Request(Request::Stop) => {}
@@ -280,7 +290,7 @@ impl Scheduler {
             process: metrics::process_families(),
         };
         let ready = self.scanned.iter().all(|done| *done);
-        let dropped = self.served.publish(&snapshot, ready);
+        let dropped = self.served.publish(&snapshot, &self.trails.bodies(), ready);
         for run in &snapshot.runs {
             // Counted once per measured save, however often it is rendered.
             let n_measured = self.dropped_for.insert(run.name.clone(), run.analyzed_total);

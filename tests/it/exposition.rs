@@ -1,5 +1,6 @@
 //! The expositions as Prometheus reads them, and the server that hands them out.
 
+mod events;
 mod http;
 mod openmetrics;
 mod sample;

@@ -6,7 +6,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::super::page;
-use super::content::Content;
+use super::content::{Content, RunBodies};
 use super::negotiate::{wants_gzip, wants_openmetrics};
 use crate::metrics::{OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE};
 
@@ -15,6 +15,10 @@ const JSON: &str = "application/json";
 
 /// Prefix of the reports.
 const REPORTS: &str = "/api/v1/runs/";
+/// Prefix of the histories.
+const HISTORIES: &str = "/api/v1/history/";
+/// Prefix of the runs' pages.
+const PAGES: &str = "/runs/";
 
 /// The response to a request. HEAD is answered as GET; hyper leaves out the body.
 pub(super) fn respond<B>(content: &Content, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -24,23 +28,60 @@ pub(super) fn respond<B>(content: &Content, request: &Request<B>) -> Response<Fu
     }
     match request.uri().path() {
         "/metrics" => metrics(content, request.headers()),
-        "/" => {
-            let page = body(StatusCode::OK, "text/html; charset=utf-8", content.page.clone());
-            with(page, header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY)
-        }
-        "/page.css" => asset("text/css; charset=utf-8", page::STYLE),
-        "/page.js" => asset("text/javascript; charset=utf-8", page::SCRIPT),
+        "/" => html(content.page.clone()),
         "/favicon.ico" => body(StatusCode::NO_CONTENT, PLAIN, Bytes::new()),
         "/-/healthy" => plain(StatusCode::OK, "healthy\n"),
         "/-/ready" if content.ready => plain(StatusCode::OK, "ready\n"),
         "/-/ready" => plain(StatusCode::SERVICE_UNAVAILABLE, "the first scan is not done yet\n"),
         "/api/v1/runs" => body(StatusCode::OK, JSON, content.runs.clone()),
         "/api/v1/anomalies" => body(StatusCode::OK, JSON, content.anomalies.clone()),
-        path => match path.strip_prefix(REPORTS) {
-            Some(name) => report(content, name),
-            None => plain(StatusCode::NOT_FOUND, "nothing is served at this path\n"),
-        },
+        path => named(content, path)
+            .or_else(|| asset(path, request.headers()))
+            .unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "nothing is served at this path\n")),
     }
+}
+
+/// What is served of one run, if the path is of one.
+fn named(content: &Content, path: &str) -> Option<Response<Full<Bytes>>> {
+    if let Some(encoded) = path.strip_prefix(REPORTS) {
+        // A run may be called `x/history`; it comes before the history of `x`, which has a path of
+        // its own as well.
+        let report = run_of(content, encoded).and_then(|run| run.report.as_ref());
+        let report = report.map(|(_, bytes)| bytes.clone());
+        let found = report.or_else(|| history(content, encoded.strip_suffix("/history")?));
+        return Some(found.map_or_else(no_run, |bytes| body(StatusCode::OK, JSON, bytes)));
+    }
+    if let Some(encoded) = path.strip_prefix(HISTORIES) {
+        let found = history(content, encoded);
+        return Some(found.map_or_else(no_run, |bytes| body(StatusCode::OK, JSON, bytes)));
+    }
+    let encoded = path.strip_prefix(PAGES)?;
+    Some(match run_of(content, encoded) {
+        Some(run) => html(run.page.clone()),
+        None => plain(StatusCode::NOT_FOUND, "no run of this name; / lists them\n"),
+    })
+}
+
+fn run_of<'a>(content: &'a Content, encoded: &str) -> Option<&'a RunBodies> {
+    let name = percent_decode(encoded)?;
+    // A root that is itself a run is called ".", and clients take a "." off the end of a URL.
+    let name = if name.is_empty() { ".".to_owned() } else { name };
+    content.of_runs.get(&name).map(AsRef::as_ref)
+}
+
+fn history(content: &Content, encoded: &str) -> Option<Bytes> {
+    run_of(content, encoded).map(|run| run.history.clone())
+}
+
+fn no_run() -> Response<Full<Bytes>> {
+    let error = b"{\"error\":\"no analysed run of this name; see /api/v1/runs\"}\n";
+    body(StatusCode::NOT_FOUND, JSON, Bytes::from_static(error))
+}
+
+fn html(page: Bytes) -> Response<Full<Bytes>> {
+    let page = body(StatusCode::OK, "text/html; charset=utf-8", page);
+    let page = with(page, header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY);
+    with(page, header::REFERRER_POLICY, "no-referrer")
 }
 
 fn metrics(content: &Content, headers: &HeaderMap) -> Response<Full<Bytes>> {
@@ -60,20 +101,6 @@ fn metrics(content: &Content, headers: &HeaderMap) -> Response<Full<Bytes>> {
     if gzip { with(response, header::CONTENT_ENCODING, "gzip") } else { response }
 }
 
-fn report(content: &Content, encoded: &str) -> Response<Full<Bytes>> {
-    let found = percent_decode(encoded).and_then(|name| {
-        // A root that is itself a run is called ".", and clients take a "." off the end of a URL.
-        let name = if name.is_empty() { ".".to_owned() } else { name };
-        content.reports.get(&name)
-    });
-    if let Some((_, bytes)) = found {
-        body(StatusCode::OK, JSON, bytes.clone())
-    } else {
-        let error = b"{\"error\":\"no analysed run of this name; see /api/v1/runs\"}\n";
-        body(StatusCode::NOT_FOUND, JSON, Bytes::from_static(error))
-    }
-}
-
 /// The path with `%XX` resolved; `None` where that is not two hex digits or not UTF-8.
 fn percent_decode(encoded: &str) -> Option<String> {
     let mut bytes = encoded.bytes();
@@ -89,8 +116,13 @@ fn percent_decode(encoded: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-fn asset(kind: &'static str, text: &'static str) -> Response<Full<Bytes>> {
-    body(StatusCode::OK, kind, Bytes::from_static(text.as_bytes()))
+fn asset(path: &str, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
+    let asset = page::assets().iter().find(|asset| asset.path == path)?;
+    let gzip = wants_gzip(headers);
+    let bytes = if gzip { &asset.gzip } else { &asset.plain };
+    let response = body(StatusCode::OK, asset.kind, bytes.clone());
+    let response = with(response, header::VARY, "Accept-Encoding");
+    Some(if gzip { with(response, header::CONTENT_ENCODING, "gzip") } else { response })
 }
 
 fn plain(status: StatusCode, line: &'static str) -> Response<Full<Bytes>> {
@@ -139,10 +171,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_link_to_a_report_decodes_to_the_name(name in any::<String>()) {
-            let url = page::report_url(&name);
-            prop_assert!(url.bytes().all(|byte| byte.is_ascii_graphic()));
-            prop_assert_eq!(percent_decode(url.strip_prefix(REPORTS).unwrap()), Some(name));
+        fn a_link_to_a_run_decodes_to_its_name(name in any::<String>()) {
+            for (url, prefix) in [
+                (page::report_url(&name), REPORTS),
+                (page::history_url(&name), HISTORIES),
+                (page::run_url(&name), PAGES),
+            ] {
+                prop_assert!(url.bytes().all(|byte| byte.is_ascii_graphic()));
+                prop_assert_eq!(percent_decode(url.strip_prefix(prefix).unwrap()), Some(name.clone()));
+            }
         }
     }
 }

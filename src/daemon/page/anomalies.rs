@@ -1,8 +1,9 @@
-//! The part of the page that says what is unusual.
+//! The part of a page that says what is unusual.
 
 use maud::{Markup, html};
 
-use super::{grouped, signed};
+use super::run_url;
+use super::words::{grouped, signed};
 use crate::history::{Anomaly, Kind, Severity};
 use crate::metrics::RunFacts;
 
@@ -10,9 +11,18 @@ use crate::metrics::RunFacts;
 const MAX_OPEN: usize = 50;
 const MAX_OVER: usize = 10;
 
-/// A table of anomalies: open ones by severity and then the newest first, then what is over. Nothing
-/// where there are none.
-pub(super) fn section(runs: &[&RunFacts]) -> Markup {
+/// A table of the anomalies of all runs: open ones by severity and then the newest first, then what is
+/// over. Nothing where there are none.
+pub(super) fn of_all(runs: &[&RunFacts]) -> Markup {
+    section(runs, true)
+}
+
+/// The same of one run, which says so where there are none.
+pub(super) fn of_run(run: &RunFacts) -> Markup {
+    section(&[run], false)
+}
+
+fn section(runs: &[&RunFacts], is_of_all: bool) -> Markup {
     let of = |run: &&'_ RunFacts| run.name.clone();
     let mut open: Vec<(String, &Anomaly)> = Vec::new();
     let mut over: Vec<(String, &Anomaly)> = Vec::new();
@@ -28,18 +38,25 @@ pub(super) fn section(runs: &[&RunFacts]) -> Markup {
     open.truncate(MAX_OPEN);
     over.truncate(MAX_OVER);
     if open.is_empty() && over.is_empty() {
-        return html! {};
+        return html! { @if !is_of_all { p.dim { "None so far." } } };
     }
     html! {
-        h2 { "Anomalies" }
+        @if is_of_all { h2 { "Anomalies" } }
         div.scroll {
-            table {
+            table.anomalies {
+                caption.hidden { "Anomalies" }
                 thead { tr {
-                    th { "Run" } th { "Anomaly" } th { "Where" } th.number { "Since step" }
-                    th.number { "Before → after" } th.number { "z" } th.number { "Last good step" }
-                    th { "State" }
+                    @if is_of_all { th scope="col" { "Run" } }
+                    th scope="col" { "Anomaly" } th scope="col" { "Where" }
+                    th.number scope="col" { "Since step" } th.number scope="col" { "Before → after" }
+                    th.number scope="col" { "z" } th.number scope="col" { "Last good step" }
+                    th scope="col" { "State" }
                 } }
-                tbody { @for (run, anomaly) in open.iter().chain(&over) { (row(run, anomaly)) } }
+                tbody {
+                    @for (run, anomaly) in open.iter().chain(&over) {
+                        (row(is_of_all.then_some(run), anomaly))
+                    }
+                }
             }
         }
         @if n_more > 0 {
@@ -48,7 +65,7 @@ pub(super) fn section(runs: &[&RunFacts]) -> Markup {
     }
 }
 
-fn row(run: &str, anomaly: &Anomaly) -> Markup {
+fn row(run: Option<&String>, anomaly: &Anomaly) -> Markup {
     let class = match anomaly.severity {
         _ if anomaly.resolved_step.is_some() => "dim",
         Severity::Info => "dim",
@@ -57,7 +74,7 @@ fn row(run: &str, anomaly: &Anomaly) -> Markup {
     };
     html! {
         tr {
-            td.name { (run) }
+            @if let Some(run) = run { td.name { a href=(run_url(run)) { (run) } } }
             td { span.state.(class) title=(meaning(anomaly.kind)) { (anomaly.kind.as_str()) } }
             td.name { (anomaly.subject) }
             td.number { (grouped(anomaly.onset_step)) }

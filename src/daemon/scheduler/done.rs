@@ -44,8 +44,11 @@ impl Scheduler {
         let anomalies = [news.ended, news.began].concat();
         let counters = daemon_counters(&self.facts);
         let record = run.record(draft, taken.outcome, anomalies, unix_now(), counters);
-        if let (Some(record), Some(records)) = (record, &mut self.records) {
-            records.add(record);
+        if let Some(record) = record {
+            self.trails.add(&record);
+            if let Some(records) = &mut self.records {
+                records.add(record);
+            }
         }
         give_up_kept(&mut self.runs, self.settings.memory_limit / KEPT_FRACTION);
         self.compare();

@@ -104,6 +104,7 @@ impl Scheduler {
         }
         self.queue.forget(name);
         self.names.forget(name);
+        self.trails.forget(name);
         self.dropped_for.remove(name);
         self.facts.series_dropped_total.remove(name);
     }
@@ -133,8 +134,9 @@ impl Scheduler {
             // The root named first gives the short name, as with scans.
             let mut runs = restored.runs;
             runs.sort_by_key(|run| self.below_root(&run.path).map_or(usize::MAX, |(root, _)| root));
-            for run in runs {
-                self.restore(run);
+            let rereads: Vec<_> = runs.into_iter().filter_map(|run| self.restore(run)).collect();
+            if let Some(read) = self.reader.take().filter(|_| !rereads.is_empty()) {
+                read(rereads);
             }
             for (index, root) in self.roots.iter().enumerate() {
                 let here = self.runs.values().filter(|run| run.root == index);
@@ -145,21 +147,27 @@ impl Scheduler {
         self.is_restored = true;
     }
 
-    fn restore(&mut self, stored: StoredRun) {
+    /// Name and recorded path of the run, if it is below a root.
+    fn restore(&mut self, stored: StoredRun) -> Option<(String, String)> {
         let rules = self.rules_of(&stored.name).clone();
         let place = self.place_of(&stored);
         let (name, root, path) = place.clone().unwrap_or((stored.name.clone(), 0, PathBuf::new()));
         self.n_runs += 1;
         // What the run is called below its root, its first scan will say.
         let mut run = Run::new(self.n_runs, name.clone(), String::new(), path, root, self.now());
+        let reread = place.is_some().then(|| (name.clone(), stored.path.clone()));
+        if reread.is_some() {
+            self.trails.restore(&name, &stored.saves);
+        }
         run.restore(stored, &rules);
-        if place.is_some() {
+        if reread.is_some() {
             self.dropped_for.insert(name.clone(), run.n_analyzed);
             self.runs.insert(name, run);
         } else {
             // It may still be what others are compared with.
             self.past.keep(&name, run.into_trend());
         }
+        reread
     }
 
     /// Name, root and path of a recorded run that a root has: the path as a scan will give it, the name as

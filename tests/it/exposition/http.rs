@@ -1,5 +1,6 @@
 //! The server over a real loopback connection.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -13,18 +14,22 @@ use weightvane::metrics::{RunFacts, Snapshot};
 
 use super::sample;
 
-fn start(served: &Arc<Served>, limits: Limits) -> Server {
+pub(super) fn start(served: &Arc<Served>, limits: Limits) -> Server {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     serve(listener, Arc::clone(served), limits).unwrap()
 }
 
 fn ready() -> Arc<Served> {
     let served = Arc::new(Served::default());
-    served.publish(&sample::full(), true);
+    publish(&served, &sample::full(), true);
     served
 }
 
-fn connect(address: SocketAddr) -> TcpStream {
+pub(super) fn publish(served: &Served, snapshot: &Snapshot, is_ready: bool) {
+    served.publish(snapshot, &BTreeMap::new(), is_ready);
+}
+
+pub(super) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     // Far above every time that a test expects: a hang becomes a failure.
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -32,19 +37,19 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 #[derive(Debug)]
-struct Response {
-    status: u16,
-    head: String,
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) head: String,
     body: Vec<u8>,
 }
 
 impl Response {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
         fields.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 }
@@ -67,7 +72,7 @@ fn ask(server: &Server, method: &str, path: &str, headers: &str) -> Response {
     read_response(&mut stream)
 }
 
-fn get(server: &Server, path: &str) -> Response {
+pub(super) fn get(server: &Server, path: &str) -> Response {
     ask(server, "GET", path, "")
 }
 
@@ -81,7 +86,19 @@ fn status_codes() {
         ("GET", "/-/healthy", 200),
         ("GET", "/-/ready", 200),
         ("GET", "/page.css", 200),
-        ("GET", "/page.js", 200),
+        ("GET", "/page/run.js", 200),
+        ("GET", "/page/uplot.js", 200),
+        ("GET", "/page/none.js", 404),
+        ("GET", "/runs/gpt/large", 200),
+        ("GET", "/runs/gpt%2Flarge", 200),
+        ("GET", "/runs/", 404),
+        ("GET", "/runs/none", 404),
+        ("GET", "/runs/%zz", 404),
+        ("GET", "/api/v1/history/gpt/large", 200),
+        ("GET", "/api/v1/history/none", 404),
+        ("GET", "/api/v1/runs/gpt/large/history", 200),
+        ("GET", "/api/v1/runs/none/history", 404),
+        ("POST", "/api/v1/events", 405),
         ("GET", "/favicon.ico", 204),
         ("GET", "/api/v1/runs", 200),
         ("GET", "/api/v1/runs/gpt/large", 200),
@@ -121,7 +138,7 @@ fn not_ready_before_the_first_scan() {
     assert_eq!(get(&server, "/metrics").status, 503);
     assert!(get(&server, "/").text().contains("No runs found yet"));
     for (is_ready, status) in [(false, 503), (true, 200)] {
-        served.publish(&Snapshot::default(), is_ready);
+        publish(&served, &Snapshot::default(), is_ready);
         assert_eq!(get(&server, "/metrics").status, 200);
         assert_eq!(get(&server, "/-/ready").status, status);
     }
@@ -195,23 +212,35 @@ fn the_api_gives_the_list_and_the_reports() {
     assert_eq!(missing.header("content-type"), Some("application/json"));
     let error: serde_json::Value = serde_json::from_slice(&missing.body).unwrap();
     assert!(error["error"].is_string());
-    served.publish(&Snapshot::default(), true);
+    publish(&served, &Snapshot::default(), true);
     assert_eq!(get(&server, url).status, 404, "a vanished run");
 }
 
 #[test]
 fn the_page_loads_nothing_from_elsewhere() {
     let server = start(&ready(), Limits::default());
+    for page in ["/", "/runs/gpt/large"] {
+        let page = get(&server, page);
+        let policy = page.header("content-security-policy").unwrap();
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        let html = page.text();
+        assert!(!html.contains("://") && !html.contains("<style") && !html.contains(" style="));
+        let files = html.split(['"', '\'']).filter(|text| text.starts_with("/page"));
+        for file in files {
+            assert_eq!(get(&server, file).status, 200, "{file}");
+        }
+    }
     let page = get(&server, "/");
-    let policy = page.header("content-security-policy").unwrap();
-    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     let html = page.text();
-    assert!(!html.contains("://") && !html.contains("<style") && !html.contains(" style="));
     assert!(html.contains("data-unix=\"1772283959\"") && html.contains("2026-02-28 13:05 UTC"));
     assert!(html.contains("12\u{202f}000") && html.contains("newest 12\u{202f}500"));
-    for asset in ["/page.css", "/page.js"] {
+    for asset in ["/page.css", "/page/overview.js"] {
         assert!(html.contains(&format!("\"{asset}\"")), "{asset}");
     }
+    let gzip = ask(&server, "GET", "/page/uplot.js", "accept-encoding: gzip\r\n");
+    let mut script = Vec::new();
+    GzDecoder::new(&gzip.body[..]).read_to_end(&mut script).unwrap();
+    assert_eq!(script, get(&server, "/page/uplot.js").body);
 }
 
 #[test]
@@ -245,7 +274,7 @@ fn a_client_that_takes_a_response_too_slowly_is_cut_off() {
     let run =
         RunFacts { name: "r".to_owned(), report: Some(Arc::new(report)), ..RunFacts::default() };
     let served = Arc::new(Served::default());
-    served.publish(&Snapshot { runs: vec![run], ..Snapshot::default() }, true);
+    publish(&served, &Snapshot { runs: vec![run], ..Snapshot::default() }, true);
     let limits = Limits { response_timeout: Duration::from_millis(100), ..Limits::default() };
     let server = start(&served, limits);
     let mut stream = connect(server.address());

@@ -97,10 +97,18 @@ fn a_restart_serves_what_was_measured_and_reads_no_weights() {
     let daemon = started(&place, &state);
     let before = daemon.wait_analyzed("run", 5);
     let report = daemon.get("/api/v1/runs/run").1;
+    let history = daemon.wait_for("five saves in the history", |d| {
+        Some(d.get("/api/v1/history/run").1).filter(|body| body.contains("],[400,"))
+    });
     daemon.signal(Signal::TERM);
     daemon.end();
     let daemon = started(&place, &state);
     let after = daemon.wait("the restored run", |m| m.runs() == ["run"]);
+    // Its saves are there at once, their layers a moment later.
+    assert!(daemon.get("/api/v1/history/run").1.contains("],[400,"));
+    daemon.wait_for("the same history", |d| {
+        (d.get("/api/v1/history/run").1 == history).then_some(())
+    });
     for name in
         ["checkpoints_analyzed_total", "gram_correlation", "alignment_best", "anomalies_total"]
     {

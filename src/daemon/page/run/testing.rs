@@ -1,0 +1,67 @@
+//! Reports that only a stranger writes.
+
+use std::sync::Arc;
+
+use crate::diagnostics::{MatrixReport, PairReport, Report, Skipped, StderrReport};
+
+/// A report with this text wherever a checkpoint's text may come to stand.
+pub(in crate::daemon::page) fn hostile_report(text: &str) -> Arc<Report> {
+    let matrix = MatrixReport {
+        name: text.to_owned(),
+        layer: None,
+        role: text.to_owned(),
+        rows: 1,
+        cols: 1,
+        dtype: "F32",
+        spectrum: None,
+        frobenius_norm: Some(f64::INFINITY),
+        spectral_norm: None,
+        stable_rank: None,
+        effective_rank: None,
+        spectral_entropy: None,
+        numerical_rank: None,
+        nan: u64::MAX / 4,
+        inf: 1,
+        update_ratio: None,
+        update_ratio_stderr: None,
+        rotation: [].into(),
+    };
+    let pair = PairReport {
+        pair: "v_o",
+        kind: "inmodule",
+        layer: Some(usize::MAX),
+        head: Some(0),
+        group: None,
+        writer: text.to_owned(),
+        reader: text.to_owned(),
+        dim: 1,
+        law: "none",
+        norm_between: true,
+        gram_correlation: Some(f64::NAN),
+        gram_cosine: None,
+        commutator: None,
+        commutator_vs_chance: Some(1e300),
+        composition: None,
+        gap: None,
+        gap_ratio: None,
+        gap_diagonal_ratio: None,
+        gap_shape: None,
+        flag_correlation: None,
+        overlap: [].into(),
+        stderr: StderrReport::default(),
+        law_gap: None,
+        law_bias: None,
+    };
+    let report = Report {
+        checkpoint: text.to_owned(),
+        step: Some(u64::MAX),
+        format: "safetensors",
+        architecture: text.to_owned(),
+        matrices: vec![matrix],
+        pairs: vec![pair; super::MAX_ROWS + 5],
+        skipped: vec![Skipped { name: text.to_owned(), reason: text.to_owned() }],
+        nan: 1,
+        ..Report::default()
+    };
+    Arc::new(report)
+}
