@@ -115,7 +115,7 @@ def lines(
 
 
 def heat(title, says, expr, legend, *, low, high, scheme, reverse=False, w=16, h=9, unit="none", decimals=2):
-    """Rows over time, the first series at the bottom: layer 0 is where the input comes in."""
+    """Rows over time, the first series at the top, as in the state timelines and on the daemon's page."""
     return panel(
         "heatmap", title, says, [query(expr, legend)], w=w, h=h, unit=unit,
         custom={"scaleDistribution": {"type": "linear"}, "hideFrom": {"legend": False, "tooltip": False, "viz": False}},
@@ -127,7 +127,7 @@ def heat(title, says, expr, legend, *, low, high, scheme, reverse=False, w=16, h
         },
         # By default what is not above 1e-9 is hidden, and with it every negative correlation.
         filterValues={"le": -1e9}, exemplars={"color": "rgba(255,0,255,0.7)"},
-        yAxis={"axisPlacement": "left", "reverse": False, "unit": "string"}, cellValues={"unit": unit, "decimals": decimals},
+        yAxis={"axisPlacement": "left", "reverse": True, "unit": "string"}, cellValues={"unit": unit, "decimals": decimals},
         legend={"show": True}, tooltip={"mode": "single", "yHistogram": False, "showColorScale": True},
     )
 
