@@ -155,11 +155,11 @@ impl Chronicle {
     }
 
     /// Steps of the last `n` judged saves of the current segment whose weights are finite, rising; none
-    /// while an anomaly is open that is more than information.
+    /// while an anomaly is open by which weights may be damaged.
     #[must_use]
     pub fn good_steps(&self, n: usize) -> Vec<u64> {
         let Some(segment) = self.judged().map(|place| place.segment) else { return Vec::new() };
-        if self.open.iter().any(|anomaly| anomaly.severity > Severity::Info) {
+        if self.open.iter().any(is_damage) {
             return Vec::new();
         }
         let good = |p: &&Point| p.place.segment == segment && p.n_nonfinite == 0;
@@ -169,16 +169,21 @@ impl Chronicle {
         steps
     }
 
-    /// The newest finite save before every open anomaly that is more than information.
+    /// The newest finite save before every open anomaly by which weights may be damaged.
     #[must_use]
     pub fn last_good_step(&self) -> Option<u64> {
-        let serious = self.open.iter().filter(|a| a.severity > Severity::Info);
+        let serious = self.open.iter().filter(|a| is_damage(a));
         serious.filter_map(|a| a.last_good_step).min()
     }
 }
 
+fn is_damage(anomaly: &Anomaly) -> bool {
+    anomaly.severity > Severity::Info && anomaly.kind.is_of_damage()
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::kind::Subject;
     use super::*;
 
     fn point(segment: u32, step: u64, n_nonfinite: u64) -> Point {
@@ -217,6 +222,22 @@ mod tests {
         chronicle.add(point(1, 450, 0));
         assert_eq!(steps(&chronicle.advance(None, &rules).ended), [500], "resumed from before");
         assert_eq!(chronicle.last_good_step(), None);
+    }
+
+    #[test]
+    fn what_only_stands_still_makes_no_save_worse() {
+        let rules = Rules::default();
+        let mut chronicle = Chronicle::default();
+        chronicle.add(point(0, 100, 0));
+        chronicle.advance(None, &rules);
+        let plateau = Anomaly {
+            last_good_step: Some(50),
+            ..point(0, 60, 0).begins(Kind::Plateau, Arc::new(Subject::whole()), Severity::Warning)
+        };
+        chronicle.open.push(plateau);
+        assert_eq!((chronicle.last_good_step(), chronicle.good_steps(1)), (None, vec![100]));
+        chronicle.open[0].kind = Kind::ScaleJump;
+        assert_eq!((chronicle.last_good_step(), chronicle.good_steps(1)), (Some(50), vec![]));
     }
 
     #[test]

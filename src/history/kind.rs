@@ -72,6 +72,13 @@ impl Kind {
         }
     }
 
+    /// Whether the weights of a save may be damaged by it. Where only nothing moves any more, all saves
+    /// are as good as those before.
+    #[must_use]
+    pub fn is_of_damage(self) -> bool {
+        !matches!(self, Self::Plateau | Self::RidgeStall)
+    }
+
     /// Whether it is said of pairs of matrices, not of single ones or of the whole.
     #[must_use]
     pub fn is_of_pairs(self) -> bool {

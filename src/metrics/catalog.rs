@@ -174,7 +174,7 @@ catalog! {
         Gauge ReferenceDeviation "reference_deviation_zscore" ["run", "metric", "pair"]
             "Robust z against the reference runs at the same step; beyond 8 it is as far as an anomaly, absent where none reaches that step.";
         Gauge LastGoodStep "last_good_step" ["run"]
-            "Newest save with finite weights before every open anomaly; absent while there is none.";
+            "Newest save with finite weights before every open anomaly that may damage weights; absent while there is none.";
     }
     Layer {
         Gauge GramCorrelation "gram_correlation" ["run", "layer", "pair"]
