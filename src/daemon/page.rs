@@ -20,6 +20,7 @@ pub use health::health;
 pub use overview::overview;
 pub use run::run_page;
 
+use crate::history::Severity;
 use crate::metrics::{RunFacts, RunState};
 use words::{grouped, utc};
 
@@ -102,10 +103,14 @@ fn state(run: &RunFacts) -> Markup {
         RunState::Unreadable(reason) => ("bad", "unreadable", Some(reason)),
     };
     let nonfinite = run.report.as_ref().map_or(0, |report| report.nan + report.inf);
+    let n_open = run.chronicle.open().iter().filter(|a| a.severity > Severity::Info).count();
     html! {
         span.state.(class) { (word) }
         @if !run.active { span.dim { ", ended" } }
         @if let Some(reason) = reason { span.dim.small.reason { (reason) } }
+        @if n_open > 0 {
+            span.state.wait.small.reason { (n_open) @if n_open == 1 { " anomaly" } @else { " anomalies" } }
+        }
         @if nonfinite > 0 {
             span.state.bad.small.reason { (grouped(nonfinite)) " NaN or infinite" }
         }

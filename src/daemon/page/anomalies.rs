@@ -11,8 +11,8 @@ use crate::metrics::RunFacts;
 const MAX_OPEN: usize = 50;
 const MAX_OVER: usize = 10;
 
-/// A table of the anomalies of all runs: open ones by severity and then the newest first, then what is
-/// over. Nothing where there are none.
+/// A table of the anomalies of all runs: open ones by severity and then the newest first, then the worst
+/// of what is over. Nothing where there are none.
 pub(super) fn of_all(runs: &[&RunFacts]) -> Markup {
     section(runs, true)
 }
@@ -28,13 +28,21 @@ fn section(runs: &[&RunFacts], is_of_all: bool) -> Markup {
     let mut over: Vec<(String, &Anomaly)> = Vec::new();
     for run in runs {
         open.extend(run.chronicle.open().iter().map(|anomaly| (of(run), anomaly)));
-        over.extend(run.chronicle.over().rev().take(MAX_OVER).map(|anomaly| (of(run), anomaly)));
+        over.extend(run.chronicle.over().map(|anomaly| (of(run), anomaly)));
     }
     open.sort_by(|(_, a), (_, b)| {
         b.severity.cmp(&a.severity).then(b.onset_step.cmp(&a.onset_step))
     });
-    over.sort_by_key(|(_, anomaly)| std::cmp::Reverse(anomaly.resolved_step));
-    let n_more = open.len().saturating_sub(MAX_OPEN);
+    // The worst of what is over, and of these what tells most: a fault of all layers is many rows, and
+    // the first of them says where it began.
+    let far = |a: &Anomaly| a.z.map_or(0.0, f64::abs);
+    over.sort_by(|(_, a), (_, b)| {
+        b.severity
+            .cmp(&a.severity)
+            .then(far(b).total_cmp(&far(a)))
+            .then(b.onset_step.cmp(&a.onset_step))
+    });
+    let n_more = open.len().saturating_sub(MAX_OPEN) + over.len().saturating_sub(MAX_OVER);
     open.truncate(MAX_OPEN);
     over.truncate(MAX_OVER);
     if open.is_empty() && over.is_empty() {
@@ -60,7 +68,7 @@ fn section(runs: &[&RunFacts], is_of_all: bool) -> Markup {
             }
         }
         @if n_more > 0 {
-            p.dim.small { (n_more) " more are in " a href="/api/v1/anomalies" { "the API" } }
+            p.dim.small { (n_more) " more, open or over, are in " a href="/api/v1/anomalies" { "the API" } }
         }
     }
 }
