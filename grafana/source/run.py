@@ -50,7 +50,7 @@ ALIGNMENT = [
                query(f"avg by (k) ({run('subspace_overlap_chance_ratio', PAIR_K)})", "chance, k = {{k}}")],
               overrides=[CHANCE], low=0, high=1),
     heat("Gram correlation of each layer: $pair",
-         "Layers from the input at the top, over time. Rising to 1 (blue) means alignment, falling below 0 (red) that layers avoid each other, pale is chance; a sudden change of one row is a fault in that layer.",
+         "Layers from the input at the top, over time. Rising to 1 means alignment, 0 in the middle of the scale is chance, falling below it that layers avoid each other; a sudden change of one row is a fault in that layer.",
          run("gram_correlation", PAIR), "{{layer}}", low=-1, high=1, scheme="RdBu"),
     bars("Layers now: $pair",
          "Gram correlation of the 24 lowest layers now. Rising bars mean alignment; one that falls behind the others is the layer to look at.",
@@ -110,7 +110,7 @@ COMMUTATORS = [
               [query(f"max by (kind, pair) ({run('anomaly_zscore')})", "{{kind}} {{pair}}")], w=8, low=-20, high=20,
               thresholds=steps("transparent", (-8, ORANGE), (8, ORANGE))),
     heat("κ of each layer: $pair",
-         "Layers from the input at the top, over time; pale is chance, 1. Blue, falling to 0, is a common eigenbasis; red, rising, layers that disagree more than random ones; a sudden change of one row is a fault in that layer.",
+         "Layers from the input at the top, over time; 1 in the middle of the scale is chance. Falling to 0 is a common eigenbasis; rising above 1, layers that disagree more than random ones; a sudden change of one row is a fault in that layer.",
          run("commutator_vs_chance", PAIR), "{{layer}}", low=0, high=2, scheme="RdBu", reverse=True, w=12),
     states("Layers against chance: $pair",
            "Each layer by its κ, or by that of its worst head. Falling to blue is close to a common eigenbasis, grey near chance, rising to orange and red above it: a band that changes colour alone is the layer to look at.",
@@ -126,7 +126,7 @@ HEADS = [
     over_time("Effective heads", "Effective number of different heads in a layer, mean and lowest over layers. Falling means that heads become redundant; rising, that they part.",
               [query(f"avg by (projection) ({run('effective_heads')})", "{{projection}}"),
                query(f"min by (projection) ({run('effective_heads')})", "{{projection}}, lowest layer")], low=0, w=8),
-    heat("Overlap of heads in each layer: $projection", "Layers from the input at the top, over time. Brighter, rising, heads of the layer are more alike; darker, falling, they differ more.",
+    heat("Overlap of heads in each layer: $projection", "Layers from the input at the top, over time. Rising, heads of the layer are more alike; falling, they differ more.",
          run("head_overlap_ratio", PROJECTION), "{{layer}}", low=0, high=1, scheme="Viridis", w=8, h=8),
 ]
 
@@ -140,7 +140,7 @@ RIDGE = [
 SPECTRA = [
     over_time("Update of each save", "Relative change of the weights since the save before, largest of each role. Rising suddenly is a shock; falling to 0 exactly is frozen; falling slowly follows the learning rate.",
               [query(f"max by (role) ({run('weight_update_ratio')})", "{{role}}")], log=True, unit="sci", decimals=1, w=8),
-    heat("Update of each layer: $role", "Relative change since the save before, layers from the input at the top. A row that turns dark, falling, is frozen; a column that lights up, rising, is a shock to all layers.",
+    heat("Update of each layer: $role", "Relative change since the save before, layers from the input at the top. A row that falls to 0 is frozen; a column that is rising out of the others is a shock to all layers.",
          run("weight_update_ratio", ROLE), "{{layer}}", low=0, high=0.1, scheme="Viridis", w=8, h=8, decimals=4),
     over_time("Turn of leading subspaces", "How far the leading output directions turned since the save before, mean over layers: 0 stands still, 1 is orthogonal. Rising suddenly means that features were thrown away; falling is usual as training settles.",
               [query(f"avg by (role, k) ({run('subspace_rotation_ratio')})", "{{role}} k = {{k}}")], low=0, w=8),

@@ -19,6 +19,14 @@ use weightvane::metrics::pair_means;
 
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     logging::start_quietly(&args.serve.log);
+    if let (Some(_), Some(seconds)) = (args.fault, args.seconds)
+        && args.fault_after >= seconds
+    {
+        let after = args.fault_after;
+        return Err(Failure::usage(format!(
+            "demo: the fault would begin after {after} s and the demo ends after {seconds}: expected --seconds above --fault-after"
+        )));
+    }
     if let Some(run_dir) = &args.train_into {
         return train_into(args, run_dir);
     }
