@@ -120,7 +120,7 @@ pub struct MatrixReport {
 }
 
 /// One adjacent pair: writer `W1` (m × n) and reader `W2` (p × m) sharing the space R^m.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Default)]
 pub struct PairReport {
     /// `chain`, `v_o`, `q_k`, `up_down`, `gate_down`, `o_up`, `down_qkv`, `embed_qkv`, `down_unembed`.
     pub pair: &'static str,

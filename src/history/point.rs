@@ -258,7 +258,6 @@ fn gaps(report: &Report) -> Vec<(Arc<Subject>, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostics::StderrReport;
 
     fn pair(layer: usize, law_gap: f64, law_bias: Option<f64>) -> PairReport {
         PairReport {
@@ -266,26 +265,11 @@ mod tests {
             kind: "inmodule",
             layer: Some(layer),
             head: Some(0),
-            group: None,
-            writer: "v".into(),
-            reader: "o".into(),
-            dim: 8,
             law: "full",
-            norm_between: false,
-            gram_correlation: None,
-            gram_cosine: None,
-            commutator: None,
-            commutator_vs_chance: None,
-            composition: None,
-            gap: None,
             gap_ratio: Some(0.5),
-            gap_diagonal_ratio: None,
-            gap_shape: None,
-            flag_correlation: None,
-            overlap: BTreeMap::new(),
-            stderr: StderrReport::default(),
             law_gap: Some(law_gap),
             law_bias,
+            ..PairReport::default()
         }
     }
 

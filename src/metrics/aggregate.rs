@@ -8,14 +8,26 @@ use super::snapshot::{RunFacts, reason};
 use crate::diagnostics::{MatrixReport, PairReport, Report};
 use crate::history::{Anomaly, Chronicle, Kind, Severity};
 
-/// Pair → mean gram correlation over layers and heads, in `[-1, 1]`; `alignment_mean`.
+/// Pair → mean gram correlation over layers and heads, in `[-1, 1]`; `alignment_mean`. Empty where
+/// weights are not finite: the mean over the layers that are left would look better than the run is.
 #[must_use]
 pub fn pair_means(report: &Report) -> BTreeMap<&'static str, f64> {
-    let mut means: BTreeMap<&'static str, Mean> = BTreeMap::new();
-    for pair in report.pairs.iter().filter(|pair| !is_group(pair)) {
-        means.entry(pair.pair).or_default().add(pair.gram_correlation);
-    }
+    let means = of_pairs(report, |pair| pair.gram_correlation);
     means.into_iter().filter_map(|(pair, mean)| Some((pair, mean.get()?))).collect()
+}
+
+/// Pair → a number over layers and heads; nothing where weights are not finite.
+fn of_pairs(
+    report: &Report,
+    value: impl Fn(&PairReport) -> Option<f64>,
+) -> BTreeMap<&'static str, Mean> {
+    let mut means: BTreeMap<&'static str, Mean> = BTreeMap::new();
+    if report.nan + report.inf == 0 {
+        for pair in report.pairs.iter().filter(|pair| !is_group(pair)) {
+            means.entry(pair.pair).or_default().add(value(pair));
+        }
+    }
+    means
 }
 
 /// The pair with the lowest gram correlation among those on which alerts may rest: not between
@@ -206,11 +218,7 @@ fn report_summary(report: &Report, label: &str, series: &mut Series) {
     for (pair, mean) in pair_means(report) {
         series.put(Id::AlignmentMean, &[label, pair], mean);
     }
-    let mut commutators: BTreeMap<&str, Mean> = BTreeMap::new();
-    for pair in report.pairs.iter().filter(|pair| !is_group(pair)) {
-        commutators.entry(pair.pair).or_default().add(pair.commutator_vs_chance);
-    }
-    for (pair, mean) in commutators {
+    for (pair, mean) in of_pairs(report, |pair| pair.commutator_vs_chance) {
         series.put_known(Id::CommutatorMax, &[label, pair], mean.max);
     }
     if let Some(classifier) = &report.classifier {
@@ -361,6 +369,17 @@ mod tests {
 
     use super::*;
     use crate::history::{Rules, Subject};
+
+    #[test]
+    fn of_a_broken_model_there_is_no_mean_of_what_is_left() {
+        let pair =
+            || PairReport { pair: "chain", gram_correlation: Some(0.9), ..PairReport::default() };
+        let pairs = || vec![pair()];
+        let broken = Report { nan: 1, pairs: pairs(), ..Report::default() };
+        let sound = Report { pairs: pairs(), ..Report::default() };
+        assert_eq!(pair_means(&broken), BTreeMap::new());
+        assert_eq!(pair_means(&sound).len(), 1);
+    }
 
     #[test]
     fn the_worst_open_anomaly_of_a_kind_and_pair_tells_its_layer_and_step() {
