@@ -136,15 +136,21 @@ fn groups_of_heads_feed_the_gap_alone() {
         vec![group, sample::pair("q_k", 0, Some(0), 0.25), sample::pair("q_k", 0, Some(1), 0.5)],
         vec![sample::matrix("up", Some(0), None), expert],
     );
-    report.nan = 3;
-    let run = RunFacts { report: Some(Arc::new(report)), ..RunFacts::default() };
-    let text = render_text(&Snapshot { runs: vec![run], ..Snapshot::default() });
+    let text_of = |report| {
+        let run = RunFacts { report: Some(Arc::new(report)), ..RunFacts::default() };
+        render_text(&Snapshot { runs: vec![run], ..Snapshot::default() })
+    };
+    let text = text_of(report.clone());
     assert_eq!(values(&text, "gram_correlation", &[]), [0.375]);
     assert_eq!(values(&text, "alignment_mean", &[]), [0.375]);
     assert_eq!(values(&text, "balance_gap_ratio", &[]), [0.125]);
     assert_eq!(values(&text, "weight_norm", &[]), [6.0], "experts are averaged");
-    assert_eq!(values(&text, "nonfinite_weights", &[("kind", "nan")]), [3.0]);
     assert!(values(&text, "frozen_matrices", &[]).is_empty(), "no save to compare with");
+    report.nan = 3;
+    let text = text_of(report);
+    assert_eq!(values(&text, "nonfinite_weights", &[("kind", "nan")]), [3.0]);
+    assert!(values(&text, "alignment_mean", &[]).is_empty(), "no mean of what is left");
+    assert_eq!(values(&text, "gram_correlation", &[]), [0.375]);
 }
 
 #[test]
