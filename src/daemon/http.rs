@@ -129,7 +129,7 @@ pub fn serve(
     };
     let (stop, stopped) = watch::channel(false);
     // Compressed here, not by the first who asks.
-    debug!(n = super::page::assets().len(), "assets are compressed");
+    let _ = super::page::assets();
     let thread = std::thread::Builder::new()
         .name("http".to_owned())
         .spawn(move || runtime.block_on(accept(listener, served, limits, stopped)))?;

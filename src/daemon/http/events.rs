@@ -15,7 +15,9 @@ use super::content::Served;
 use super::until_set;
 
 /// Where the events are.
-const PATH: &str = "/api/v1/events";
+pub(super) const PATH: &str = "/api/v1/events";
+/// Their type.
+pub(super) const KIND: &str = "text/event-stream";
 
 /// Time between two signs of life: a client that is gone is noticed when it is written to.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -55,7 +57,7 @@ impl Streams {
             _place: place,
         };
         let mut response = Response::new(Reply::Events(Stream { next: Box::pin(feed.next()) }));
-        set(&mut response, header::CONTENT_TYPE, "text/event-stream");
+        set(&mut response, header::CONTENT_TYPE, KIND);
         response
     }
 }

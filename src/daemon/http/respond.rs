@@ -7,6 +7,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::super::page;
 use super::content::{Content, RunBodies};
+use super::events;
 use super::negotiate::{wants_gzip, wants_openmetrics};
 use crate::metrics::{OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE};
 
@@ -34,6 +35,8 @@ pub(super) fn respond<B>(content: &Content, request: &Request<B>) -> Response<Fu
         "/-/ready" if content.ready => plain(StatusCode::OK, "ready\n"),
         "/-/ready" => plain(StatusCode::SERVICE_UNAVAILABLE, "the first scan is not done yet\n"),
         "/api/v1/runs" => body(StatusCode::OK, JSON, content.runs.clone()),
+        // GET opens the stream; what is left is HEAD.
+        events::PATH => body(StatusCode::OK, events::KIND, Bytes::new()),
         "/api/v1/anomalies" => body(StatusCode::OK, JSON, content.anomalies.clone()),
         path => named(content, path)
             .or_else(|| asset(path, request.headers()))

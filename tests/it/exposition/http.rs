@@ -192,6 +192,8 @@ fn head_has_the_headers_of_get_and_no_body() {
         assert_eq!(head.header("content-length"), Some(&*get.body.len().to_string()), "{path}");
         assert_eq!(head.header("content-type"), get.header("content-type"));
     }
+    let stream = ask(&server, "HEAD", "/api/v1/events", "");
+    assert_eq!((stream.status, stream.header("content-type")), (200, Some("text/event-stream")));
 }
 
 #[test]
