@@ -25,6 +25,10 @@ HEALTH = f"""({NONFINITE}) * 0 + 4
 or ({UNREADABLE}) + 3
 or (sum by (job, instance, run) ({SERIOUS}) > 0) * 0 + 2
 or (max by (job, instance, run) ({run('run_active')}))"""
+HEALTH_WORDS = named({
+    0: ("ended", GREY), 1: ("healthy", GREEN), 2: ("anomaly", ORANGE),
+    3: ("unreadable", RED), 4: ("non-finite", "dark-red"),
+})
 
 OVERVIEW = [
     stat("Active runs", "Runs of which more saves are expected. Rising: new ones were found; falling: some have ended or were idle for a day.",
@@ -71,7 +75,7 @@ COLUMNS = [
     ("Step", f"max by (job, instance, run) ({run('checkpoint_analyzed_step')})", {"unit": "locale", "custom__width": 100}),
     ("Last save", f"time() - max by (job, instance, run) ({run('checkpoint_latest_timestamp_seconds')})", {"unit": "s", "decimals": 0, "custom__width": 100}),
     ("Health", HEALTH, {
-        "mappings": named({0: ("ended", GREY), 1: ("healthy", GREEN), 2: ("anomaly", ORANGE), 3: ("unreadable", RED), 4: ("non-finite", RED)}),
+        "mappings": HEALTH_WORDS,
         "custom__cellOptions": {"type": "color-text"}, "custom__width": 110}),
     ("Alignment", f"avg by (job, instance, run) ({run('alignment_mean', PAIR)})", {"decimals": 3} | gauge(0, 1, steps(BLUE))),
     ("Highest κ", f"max by (job, instance, run) ({run('commutator_max_ratio', PAIR)})", {"decimals": 2} | gauge(0, 3, steps(BLUE, (1, YELLOW), (2, ORANGE)))),
@@ -118,7 +122,7 @@ COMPARED = [
     states("Health of each run",
            "What is worst in each run. Rising from healthy to anomaly, unreadable or non-finite means that someone should look; falling back means that it is over. Grey has ended.",
            [query(HEALTH, "{{run}}")],
-           mappings=named({0: ("ended", GREY), 1: ("healthy", GREEN), 2: ("anomaly", ORANGE), 3: ("unreadable", RED), 4: ("non-finite", "dark-red")})),
+           mappings=HEALTH_WORDS),
     lines("Training loss of each run",
           "As the trainer logged it at the measured save; absent where it logs none. Falling is learning; rising suddenly, together with alignment that falls, is a fault.",
           [query(f"max by (run) ({run('train_loss')})", "{{run}}")]),
