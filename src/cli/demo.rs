@@ -104,12 +104,17 @@ fn greeting(args: &DemoArgs, address: std::net::SocketAddr, run_dir: &Path) -> S
         "gram correlation climbs and stays below 1, commutator/chance does not vanish: the nonlinearity keeps\nthe layers from sharing one basis (compare with --linear)"
     };
     format!(
-        "weightvane demo: training a {} network of 4 layers, saving every {} s into {}\n\
-         \n  page     http://{address}/\n  metrics  http://{address}/metrics\n\n\
+        "{}\n  page     http://{address}/\n  metrics  http://{address}/metrics\n\n\
          What to look at: {expect}.\nRandom layers have gram correlation 0 and commutator/chance 1.\n\n",
-        kind(args),
-        args.save_interval.as_secs_f64(),
-        run_dir.display(),
+        heading(args, run_dir),
+    )
+}
+
+fn heading(args: &DemoArgs, run_dir: &Path) -> String {
+    let (kind, interval) = (kind(args), args.save_interval.as_secs_f64());
+    let dir = run_dir.display();
+    format!(
+        "weightvane demo: training a {kind} network of 4 layers, saving every {interval} s into {dir}\n"
     )
 }
 
@@ -137,12 +142,7 @@ fn train_into(args: &DemoArgs, run_dir: &Path) -> Result<(), Failure> {
         let set = signal_hook::flag::register(signal, Arc::clone(&stop));
         set.map_err(|e| Failure::system("signal handlers", &e))?;
     }
-    let interval = args.save_interval.as_secs_f64();
-    print(&format!(
-        "weightvane demo: training a {} network of 4 layers, saving every {interval} s into {}\n",
-        kind(args),
-        run_dir.display(),
-    ))?;
+    print(&heading(args, run_dir))?;
     train(args, run_dir.to_owned(), Duration::ZERO, &stop)
 }
 
