@@ -64,6 +64,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// NaN and infinite weights, over all tensors.
+    #[must_use]
+    pub fn n_nonfinite(&self) -> u64 {
+        self.nan + self.inf
+    }
+
     /// Adds the rows of a later part.
     fn append(&mut self, part: Self) {
         self.matrices.extend(part.matrices);

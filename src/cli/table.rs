@@ -59,7 +59,7 @@ pub(super) fn report(report: &Report) -> String {
         "{}: step {step}, {}, {} parameters, {}\n",
         report.checkpoint, report.architecture, report.parameters, report.format
     );
-    if report.nan + report.inf > 0 {
+    if report.n_nonfinite() > 0 {
         let _ = writeln!(text, "NOT FINITE: {} NaN, {} infinite values", report.nan, report.inf);
     }
     if !report.pairs.is_empty() {

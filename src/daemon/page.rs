@@ -102,7 +102,7 @@ fn state(run: &RunFacts) -> Markup {
         RunState::Incomplete(reason) => ("wait", "incomplete", Some(reason)),
         RunState::Unreadable(reason) => ("bad", "unreadable", Some(reason)),
     };
-    let nonfinite = run.report.as_ref().map_or(0, |report| report.nan + report.inf);
+    let nonfinite = run.report.as_ref().map_or(0, |report| report.n_nonfinite());
     let n_open = run.chronicle.open().iter().filter(|a| a.severity > Severity::Info).count();
     html! {
         span.state.(class) { (word) }

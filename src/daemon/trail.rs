@@ -49,7 +49,7 @@ impl Trails {
         let facts = Facts {
             saved_at: record.saved_at,
             loss: trainer.loss,
-            n_nonfinite: Some(report.nan + report.inf),
+            n_nonfinite: Some(report.n_nonfinite()),
             means: profile.means(),
         };
         let trail = self.runs.entry(record.run_name.clone()).or_default();

@@ -55,10 +55,11 @@ pub(super) fn summary(report: &Report) -> Summary {
     }
 }
 
-/// Pair → mean of ln κ over layers and heads. Of a pair that commutes to rounding nothing is said.
+/// Pair → mean of ln κ over layers and heads. Of a pair that commutes to rounding nothing is said, nor
+/// of layers that are left where weights are not finite.
 fn ln_commutators(report: &Report) -> BTreeMap<&'static str, f64> {
     let mut sums: BTreeMap<&'static str, (f64, f64)> = BTreeMap::new();
-    for pair in &report.pairs {
+    for pair in report.pairs.iter().filter(|_| report.n_nonfinite() == 0) {
         let ln = pair.commutator_vs_chance.map(f64::ln).filter(|ln| ln.is_finite());
         if let Some(ln) = ln {
             let sum = sums.entry(pair.pair).or_default();

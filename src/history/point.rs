@@ -131,7 +131,7 @@ impl Point {
         });
         Self {
             place,
-            n_nonfinite: report.nan + report.inf,
+            n_nonfinite: report.n_nonfinite(),
             broken,
             matrices: matrices.collect(),
             pairs: pairs.collect(),

@@ -22,7 +22,7 @@ fn of_pairs(
     value: impl Fn(&PairReport) -> Option<f64>,
 ) -> BTreeMap<&'static str, Mean> {
     let mut means: BTreeMap<&'static str, Mean> = BTreeMap::new();
-    if report.nan + report.inf == 0 {
+    if report.n_nonfinite() == 0 {
         for pair in report.pairs.iter().filter(|pair| !is_group(pair)) {
             means.entry(pair.pair).or_default().add(value(pair));
         }

@@ -63,7 +63,7 @@ impl Scheduler {
                 let (pairs, skipped) = (report.pairs.len(), report.skipped.len());
                 let seconds = done.wall.as_secs_f64();
                 info!(run, step, pairs, skipped, seconds, "analyzed save");
-                if report.nan + report.inf > 0 {
+                if report.n_nonfinite() > 0 {
                     let (nan, inf) = (report.nan, report.inf);
                     warn!(run, step, nan, inf, "weights are not finite");
                 }

@@ -46,11 +46,16 @@ impl Row {
         line.number(json!({"metric": "train_loss"}), facts.loss);
         let n_nonfinite = facts.n_nonfinite.map(|n| n.to_string());
         line.text(json!({"metric": "nonfinite_weights"}), n_nonfinite.as_deref().unwrap_or("null"));
+        // Means and extremes of the layers that are left would look better than the run is.
+        let is_finite = facts.n_nonfinite.unwrap_or(0) == 0;
         for (pair, mean) in &facts.means {
-            line.number(json!({"metric": "alignment_mean", "pair": pair}), Some(*mean));
+            line.number(
+                json!({"metric": "alignment_mean", "pair": pair}),
+                is_finite.then_some(*mean),
+            );
         }
         if let Some(profile) = profile {
-            line.layers(profile);
+            line.layers(profile, is_finite);
         }
         let Line { columns, text } = line;
         Self {
@@ -74,9 +79,10 @@ struct Line {
 
 impl Line {
     /// Metrics and labels are named as in Prometheus.
-    fn layers(&mut self, profile: &Profile) {
+    fn layers(&mut self, profile: &Profile, is_finite: bool) {
         for (pair, max) in profile.maxima() {
-            self.number(json!({"metric": "commutator_max_ratio", "pair": pair}), Some(max));
+            let max = is_finite.then_some(max);
+            self.number(json!({"metric": "commutator_max_ratio", "pair": pair}), max);
         }
         for pair in &profile.pairs {
             let column = |metric| json!({"metric": metric, "pair": pair.pair, "layer": pair.layer});

@@ -188,3 +188,20 @@ fn layers_are_added_to_the_past_and_not_to_what_was_measured_since() {
     assert_eq!(losses, [9.0, 2.0]);
     assert_eq!(trails.bodies().len(), 1);
 }
+
+#[test]
+fn of_a_broken_save_there_is_no_mean_of_what_is_left() {
+    let mut trail = Trail::default();
+    let broken = Facts { n_nonfinite: Some(1), ..facts(1.0) };
+    trail.put_save(place(0, 100), &facts(1.0), Some(&profile(1)));
+    trail.put_save(place(0, 200), &broken, Some(&profile(1)));
+    let body = parsed(&mut trail);
+    let part = &body["parts"][0];
+    let at = |metric: &str| {
+        part["columns"].as_array().unwrap().iter().position(|c| c["metric"] == metric).unwrap()
+    };
+    for (metric, sound) in [("alignment_mean", 0.25), ("commutator_max_ratio", 2.0)] {
+        let values = [0, 1].map(|row| part["rows"][row][at(metric)].as_f64());
+        assert_eq!(values, [Some(sound), None], "{metric}");
+    }
+}

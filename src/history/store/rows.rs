@@ -9,7 +9,6 @@ use super::index;
 use super::words::word;
 use crate::diagnostics::{
     ClassifierReport, HeadReport, MatrixReport, OverlapReport, PairReport, Report, Skipped,
-    StderrReport,
 };
 
 /// Column, how it is read off, and how it is put back.
@@ -327,20 +326,7 @@ fn load_pairs(connection: &Connection, save: i64) -> rusqlite::Result<Vec<PairRe
             dim: size(row, "dim")?,
             law: known("law")?,
             norm_between: row.get("norm_between")?,
-            gram_correlation: None,
-            gram_cosine: None,
-            commutator: None,
-            commutator_vs_chance: None,
-            composition: None,
-            gap: None,
-            gap_ratio: None,
-            gap_diagonal_ratio: None,
-            gap_shape: None,
-            flag_correlation: None,
-            overlap: BTreeMap::new(),
-            stderr: StderrReport::default(),
-            law_gap: None,
-            law_bias: None,
+            ..PairReport::default()
         };
         put_back(PAIR, &mut pair, row)?;
         Ok(pair)

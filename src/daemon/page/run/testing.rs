@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::diagnostics::{MatrixReport, PairReport, Report, Skipped, StderrReport};
+use crate::diagnostics::{MatrixReport, PairReport, Report, Skipped};
 
 /// A report with this text wherever a checkpoint's text may come to stand.
 pub(in crate::daemon::page) fn hostile_report(text: &str) -> Arc<Report> {
@@ -31,26 +31,14 @@ pub(in crate::daemon::page) fn hostile_report(text: &str) -> Arc<Report> {
         kind: "inmodule",
         layer: Some(usize::MAX),
         head: Some(0),
-        group: None,
         writer: text.to_owned(),
         reader: text.to_owned(),
         dim: 1,
         law: "none",
         norm_between: true,
         gram_correlation: Some(f64::NAN),
-        gram_cosine: None,
-        commutator: None,
         commutator_vs_chance: Some(1e300),
-        composition: None,
-        gap: None,
-        gap_ratio: None,
-        gap_diagonal_ratio: None,
-        gap_shape: None,
-        flag_correlation: None,
-        overlap: [].into(),
-        stderr: StderrReport::default(),
-        law_gap: None,
-        law_bias: None,
+        ..PairReport::default()
     };
     let report = Report {
         checkpoint: text.to_owned(),
