@@ -1,0 +1,156 @@
+//! What says that a save is complete, and what does not.
+
+use super::*;
+
+#[test]
+fn without_a_sign_the_long_wait_decides() {
+    let plain = [save("/w/run/ema.safetensors", &[file("ema.safetensors", 8, 1)])];
+    let settler = check(
+        &steady(&[0, 2_000, 29_999, 30_000, 90_000], &plain),
+        &[(30_000, "/w/run/ema.safetensors", 1)],
+    );
+    assert_eq!(settler.next_deadline(), None);
+}
+
+#[test]
+fn a_stale_look_settles_nothing() {
+    let mut settler = Settler::new(SettleRules::default());
+    settler.observe(Duration::ZERO, &found(&[save(DIRECTORY, &[weights(8, 1)])]), &[]);
+    assert_eq!(settler.take_settled(Duration::from_secs(99)), []);
+}
+
+#[test]
+fn shards_over_ten_seconds_count_once_after_the_index() {
+    let mut moments = Vec::new();
+    let mut files = vec![file("config.json", 5, 0)];
+    for (idx, at) in [(1, 0), (2, 3), (3, 6)] {
+        // Every shard is seen half written, then whole, with a pause longer than the quiet time.
+        files.push(shard(idx, 50, at));
+        moments.push((at.unsigned_abs() * 1000, vec![save(DIRECTORY, &files)], vec![]));
+        *files.last_mut().unwrap() = shard(idx, 100, at + 1);
+        moments.push((at.unsigned_abs() * 1000 + 300, vec![save(DIRECTORY, &files)], vec![]));
+        moments.push((at.unsigned_abs() * 1000 + 2_900, vec![save(DIRECTORY, &files)], vec![]));
+    }
+    files.push(index(10));
+    moments.extend(steady(&[10_000, 11_999, 12_000, 13_000], &[save(DIRECTORY, &files)]));
+    // Written late, and neither weights nor index.
+    files.push(file("trainer_state.json", 7, 14));
+    moments.extend(steady(&[14_000, 17_000, 99_000], &[save(DIRECTORY, &files)]));
+    check(&moments, &[(12_000, DIRECTORY, 1)]);
+}
+
+#[test]
+fn an_index_older_than_a_shard_or_with_gaps_is_no_sign() {
+    let stale = save(DIRECTORY, &[shard(1, 9, 5), shard(2, 9, 5), shard(3, 9, 5), index(4)]);
+    check(&steady(&[0, 29_000, 30_000], &[stale]), &[(30_000, DIRECTORY, 1)]);
+    let gap = save(DIRECTORY, &[shard(1, 9, 5), shard(3, 9, 5), index(6)]);
+    check(&steady(&[0, 29_000, 30_000], &[gap]), &[(30_000, DIRECTORY, 1)]);
+    let empty = save(DIRECTORY, &[shard(1, 9, 5), shard(2, 9, 5), shard(3, 0, 5), index(6)]);
+    check(&steady(&[0, 29_000, 30_000], &[empty]), &[(30_000, DIRECTORY, 1)]);
+}
+
+#[test]
+fn a_trainer_directory_waits_for_its_record() {
+    let path = "/w/run/checkpoint-5";
+    let model = [weights(9, 5)];
+    let marked = [weights(9, 5), file("trainer_state.json", 7, 8)];
+    let mut moments =
+        vec![(0, vec![save(path, &model)], vec![closed(&format!("{path}/model.safetensors"))])];
+    moments.extend(steady(&[20_000], &[save(path, &model)]));
+    moments.extend(steady(&[25_000, 26_999, 27_000], &[save(path, &marked)]));
+    check(&moments, &[(27_000, path, 1)]);
+
+    // The record of an earlier save into the same directory says nothing of new weights.
+    let old = [weights(9, 5), file("trainer_state.json", 7, 4)];
+    check(&steady(&[0, 29_000, 30_000], &[save(path, &old)]), &[(30_000, path, 1)]);
+    // A run that has shown a record is expected to write one for every save.
+    let later = save("/w/run/step-6", &[shard(1, 9, 7), shard(2, 9, 7), shard(3, 9, 7), index(8)]);
+    let run = [save(path, &marked), later];
+    check(
+        &steady(&[0, 2_000, 29_000, 30_000], &run),
+        &[(2_000, path, 1), (30_000, "/w/run/step-6", 1)],
+    );
+}
+
+#[test]
+fn writers_that_stall_less_than_the_quiet_time_are_never_early() {
+    // The whole size from the start, content in bursts of 1.5 s: only the mtime moves.
+    let path = "/w/run/ema.safetensors";
+    let at =
+        |ms: u64, mtime| (ms, vec![save(path, &[file("ema.safetensors", 100, mtime)])], vec![]);
+    let mut moments: Vec<Moment> =
+        (0..20).map(|burst| at(u64::try_from(burst).unwrap() * 1_500, burst)).collect();
+    // The same mtime all along (a coarse clock): the events still tell of writes.
+    moments.extend((20..30).map(|burst| (burst * 1_500, at(0, 19).1, vec![touched(path)])));
+    moments.push((44_000, at(0, 19).1, vec![closed(path)]));
+    moments.extend([at(45_499, 19), at(45_500, 19), at(80_000, 19)]);
+    check(&moments, &[(45_500, path, 1)]);
+}
+
+#[test]
+fn a_close_is_a_sign_until_the_next_write() {
+    let path = "/w/run/model-5.safetensors";
+    let at =
+        |ms, mtime, hints| (ms, vec![save(path, &[file("model-5.safetensors", 9, mtime)])], hints);
+    check(&[at(0, 1, vec![closed(path)]), at(2_000, 1, vec![])], &[(2_000, path, 1)]);
+    let reopened = [at(0, 1, vec![closed(path)]), at(1_000, 2, vec![]), at(9_000, 2, vec![])];
+    check(&reopened, &[]);
+    let unseen = [at(0, 1, vec![closed(path), touched(path)]), at(9_000, 1, vec![])];
+    check(&unseen, &[]);
+    let lost =
+        [at(0, 1, vec![closed(path)]), at(1_000, 1, vec![FileEvent::Rescan]), at(9_000, 1, vec![])];
+    check(&lost, &[]);
+}
+
+#[test]
+fn a_directory_rewritten_in_place_needs_the_index_closed_after_its_shards() {
+    let path = "/w/out";
+    let (shard_1, named) = (
+        format!("{path}/model-00001-of-00003.safetensors"),
+        format!("{path}/model.safetensors.index.json"),
+    );
+    let at = |ms, mtime, hints| {
+        let files = [shard(1, 9, mtime), shard(2, 9, mtime), shard(3, 9, mtime), index(mtime + 1)];
+        (ms, vec![save(path, &files)], hints)
+    };
+    let in_order = vec![closed(&shard_1), closed(&named)];
+    let index_first = vec![closed(&named), closed(&shard_1)];
+    check(&[at(0, 1, vec![]), at(9_000, 1, vec![])], &[]);
+    check(&[at(0, 1, in_order.clone()), at(2_000, 1, vec![])], &[(2_000, path, 1)]);
+    check(&[at(0, 1, index_first), at(9_000, 1, vec![])], &[]);
+    check(
+        &[
+            at(0, 1, in_order.clone()),
+            at(2_000, 1, vec![]),
+            at(5_000, 7, in_order),
+            at(7_000, 7, vec![]),
+        ],
+        &[(2_000, path, 1), (7_000, path, 2)],
+    );
+}
+
+#[test]
+fn a_directory_renamed_to_its_name_is_complete() {
+    let moved = [save(DIRECTORY, &[weights(9, 5)])];
+    let moments = [(0, moved.to_vec(), vec![closed(DIRECTORY)]), (2_000, moved.to_vec(), vec![])];
+    check(&moments, &[(2_000, DIRECTORY, 1)]);
+}
+
+#[test]
+fn a_later_step_completes_an_earlier_one_unless_it_is_older() {
+    let plain = |step: u64, mtime| {
+        let name = format!("model-{step}.safetensors");
+        save(&format!("/w/run/{name}"), &[file(&name, 9, mtime)])
+    };
+    let (first, second) = ("/w/run/model-500.safetensors", "/w/run/model-1000.safetensors");
+    let run = [plain(500, 1), plain(1000, 2)];
+    check(&steady(&[0, 2_000, 30_000], &run), &[(2_000, first, 1), (30_000, second, 1)]);
+    // Resumed at 500: the step 1000 there is from the attempt before.
+    let resumed = [plain(500, 3), plain(1000, 2)];
+    check(&steady(&[0, 2_000, 29_000], &resumed), &[]);
+    let linked = FileStamp { nlink: 2, ..file("model-7.safetensors", 9, 1) };
+    check(
+        &steady(&[0, 2_000], &[save("/w/run/model-7.safetensors", &[linked])]),
+        &[(2_000, "/w/run/model-7.safetensors", 1)],
+    );
+}
