@@ -20,7 +20,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 from grafana import Grafana, mentions, queries, read
-from helpers import Children, free_port, start_prometheus, wait
+from helpers import Children, launch_daemon, start_prometheus, wait
 
 WIDTH, HEADS = 32, 4
 SLOW = 0.5  # seconds
@@ -62,9 +62,8 @@ def measured(children, program, here, args):
             values[i] += numbers.gauss(0, 0.01)
     config = here / "weightvane.yaml"
     config.write_text("{scan_interval: 1s, quiet: 300ms, series_limit: 250000}\n")
-    address = f"127.0.0.1:{free_port()}"
-    children.start(program, "watch", here / "runs", "--config", config, "--listen", address,
-                   stdout=open(here / "out", "wb"), stderr=open(here / "daemon.log", "wb"))
+    _, address = launch_daemon(
+        children, program, here / "daemon.log", here / "runs", "--config", config, "--listen", "127.0.0.1:0")
     _, prometheus = start_prometheus(children, address, here)
     wait("three saves are measured", lambda: prometheus.value('weightvane_checkpoints_analyzed_total{run="deep"}') == 3)
     n_series = prometheus.value("scrape_samples_scraped")
