@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::judge::{HORIZON, judge};
-use super::kind::{Anomaly, Kind, Rules, Severity};
+use super::kind::{Anomaly, Kind, Rules};
 use super::point::{Place, Point};
 
 /// Anomalies that are over and still shown.
@@ -159,7 +159,7 @@ impl Chronicle {
     #[must_use]
     pub fn good_steps(&self, n: usize) -> Vec<u64> {
         let Some(segment) = self.judged().map(|place| place.segment) else { return Vec::new() };
-        if self.open.iter().any(is_damage) {
+        if self.open.iter().any(Anomaly::may_damage) {
             return Vec::new();
         }
         let good = |p: &&Point| p.place.segment == segment && p.n_nonfinite == 0;
@@ -172,18 +172,14 @@ impl Chronicle {
     /// The newest finite save before every open anomaly by which weights may be damaged.
     #[must_use]
     pub fn last_good_step(&self) -> Option<u64> {
-        let serious = self.open.iter().filter(|a| is_damage(a));
+        let serious = self.open.iter().filter(|a| a.may_damage());
         serious.filter_map(|a| a.last_good_step).min()
     }
 }
 
-fn is_damage(anomaly: &Anomaly) -> bool {
-    anomaly.severity > Severity::Info && anomaly.kind.is_of_damage()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::kind::Subject;
+    use super::super::kind::{Severity, Subject};
     use super::*;
 
     fn point(segment: u32, step: u64, n_nonfinite: u64) -> Point {

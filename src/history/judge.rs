@@ -111,9 +111,8 @@ pub fn judge(points: &[Point], open: &[Anomaly], rules: &Rules) -> Judged {
         b.severity.cmp(&a.severity).then(a.kind.cmp(&b.kind)).then(far(b).total_cmp(&far(a)))
     });
     // Of what follows a fault nothing is good, though it be finite.
-    let is_serious = |a: &&Anomaly| a.severity > Severity::Info && a.kind.is_of_damage();
     let is_of_segment = |a: &&Anomaly| a.segment == last.place.segment;
-    let before = open.iter().filter(is_serious).filter(is_of_segment);
+    let before = open.iter().filter(|a| a.may_damage()).filter(is_of_segment);
     let good_before = before.filter_map(|a| a.last_good_step).min().unwrap_or(u64::MAX);
     for anomaly in &mut judged.began {
         let own = last_good(&points, anomaly.onset_step);

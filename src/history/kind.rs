@@ -72,13 +72,6 @@ impl Kind {
         }
     }
 
-    /// Whether the weights of a save may be damaged by it. Where only nothing moves any more, all saves
-    /// are as good as those before.
-    #[must_use]
-    pub fn is_of_damage(self) -> bool {
-        !matches!(self, Self::Plateau | Self::RidgeStall)
-    }
-
     /// Whether it is said of pairs of matrices, not of single ones or of the whole.
     #[must_use]
     pub fn is_of_pairs(self) -> bool {
@@ -179,6 +172,15 @@ pub struct Anomaly {
     pub last_good_step: Option<u64>,
     /// Step of the save at which it was over; `None` while it is open.
     pub resolved_step: Option<u64>,
+}
+
+impl Anomaly {
+    /// Whether the weights may be damaged from its onset on. Where only nothing moves any more, all saves
+    /// are as good as those before.
+    #[must_use]
+    pub fn may_damage(&self) -> bool {
+        self.severity > Severity::Info && !matches!(self.kind, Kind::Plateau | Kind::RidgeStall)
+    }
 }
 
 /// A change that is unusual when it is both large and far out of the ordinary.

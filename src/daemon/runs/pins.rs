@@ -3,7 +3,7 @@
 use super::Run;
 use crate::config::Settings;
 use crate::daemon::pin::{N_NEWEST, PinOrder, PinWhat};
-use crate::history::{News, Severity};
+use crate::history::{Anomaly, News};
 use crate::watch::SettledSave;
 
 impl Run {
@@ -21,7 +21,7 @@ impl Run {
             return vec![order(PinWhat::InPlace(save.save.path.clone()))];
         }
         let mut orders = Vec::new();
-        let began = news.began.iter().any(|anomaly| anomaly.severity > Severity::Info);
+        let began = news.began.iter().any(Anomaly::may_damage);
         if let Some(step) = self.chronicle.last_good_step().filter(|_| began) {
             orders.push(order(PinWhat::Keep { step, save: self.save_of(step) }));
         }
