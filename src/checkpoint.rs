@@ -4,14 +4,19 @@
 //! checked before it is believed; every read is bracketed by a look at the file's identity.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+mod dcp;
 mod decode;
 mod dtype;
 mod error;
+mod formats;
+mod gather;
 mod header;
 mod index;
 mod json;
 mod layout;
 mod order;
+mod pickle;
+mod place;
 mod raw;
 mod reader;
 mod safetensors;
@@ -19,8 +24,11 @@ mod shards;
 mod sidecar;
 mod source;
 mod step;
+mod stretches;
 mod tensor;
+mod torch;
 mod trainer;
+mod zip;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +37,7 @@ pub use decode::Scan;
 pub use dtype::Dtype;
 pub use error::{OpenError, ReadError};
 pub use order::natural_cmp;
+pub use place::{Pieces, Place};
 pub use raw::{Memory, Raw};
 pub use source::Identity;
 pub use step::step_in_name;
@@ -60,11 +69,9 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// Dimensions, outermost first; the product is at most `2^48`.
     pub shape: Vec<usize>,
-    /// Index into [`Manifest::files`].
-    pub file: usize,
-    /// First byte, from the start of the file.
-    pub offset: u64,
-    /// Length in bytes.
+    /// Where its elements lie.
+    pub place: Place,
+    /// Length of its elements in bytes.
     pub n_bytes: u64,
 }
 
@@ -87,10 +94,24 @@ pub struct Manifest {
     pub trainer: Option<TrainerState>,
     /// Optimiser step of the save: from the name, else the trainer's record, else file metadata.
     pub step: Option<u64>,
+    /// Names in the files that no tensor bears, with the index of the file: second names of the same
+    /// elements, and tensors that are no arrays.
+    left_out: Vec<(usize, String)>,
+    /// What the weight files themselves say of the run.
+    remarks: Remarks,
     /// The other files that were read (index, records), with the identity they had.
     pub sidecars: Vec<SourceFile>,
     /// What was left out and why, one line each, for people.
     pub notes: Vec<String>,
+}
+
+/// What weight files say of their run; the records beside them count more.
+#[derive(Debug, Clone, Default)]
+struct Remarks {
+    step: Option<u64>,
+    /// A description of the model, and where it was found.
+    config: Option<(String, serde_json::Value)>,
+    trainer: Option<TrainerState>,
 }
 
 /// One file of a checkpoint and the identity it had when it was read.

@@ -21,8 +21,10 @@ pub enum Dtype {
     Other(&'static str),
 }
 
-/// Every type of safetensors 0.8 with its width in bits.
-const KNOWN: [(Dtype, u64); 22] = [
+/// The one type here that safetensors has not.
+const TORCH_ONLY: Dtype = Dtype::Other("C128");
+/// Every type of safetensors 0.8 with its width in bits, and that of `PyTorch`.
+const KNOWN: [(Dtype, u64); 23] = [
     (Dtype::F64, 64),
     (Dtype::F32, 32),
     (Dtype::F16, 16),
@@ -43,6 +45,7 @@ const KNOWN: [(Dtype, u64); 22] = [
     (Dtype::Other("I32"), 32),
     (Dtype::Other("U32"), 32),
     (Dtype::Other("C64"), 64),
+    (TORCH_ONLY, 128),
     (Dtype::Other("I64"), 64),
     (Dtype::Other("U64"), 64),
 ];
@@ -50,7 +53,8 @@ const KNOWN: [(Dtype, u64); 22] = [
 impl Dtype {
     /// The type with that name in a safetensors header; names are upper case.
     pub(super) fn named(name: &str) -> Option<Self> {
-        KNOWN.iter().map(|(dtype, _)| *dtype).find(|dtype| dtype.name() == name)
+        let mut known = KNOWN.iter().map(|(dtype, _)| *dtype).filter(|dtype| *dtype != TORCH_ONLY);
+        known.find(|dtype| dtype.name() == name)
     }
 
     /// Its name in a safetensors header (`BF16`).
@@ -67,7 +71,7 @@ impl Dtype {
         }
     }
 
-    /// Width of one element in bits, 4 to 64; 0 for an `Other` that the format does not know.
+    /// Width of one element in bits, 4 to 128; 0 for an `Other` that the format does not know.
     #[must_use]
     pub fn bits(self) -> u64 {
         KNOWN.iter().find(|(dtype, _)| *dtype == self).map_or(0, |(_, bits)| *bits)
@@ -116,7 +120,7 @@ mod tests {
     #[test]
     fn names_lead_back_to_their_types() {
         for (dtype, bits) in KNOWN {
-            assert_eq!(Dtype::named(dtype.name()), Some(dtype));
+            assert_eq!(Dtype::named(dtype.name()), Some(dtype).filter(|d| *d != TORCH_ONLY));
             assert_eq!(dtype.bits(), bits);
         }
         for name in ["", "f32", "F128", "BOOL ", "float32"] {

@@ -146,6 +146,21 @@ impl OpenError {
         }
     }
 
+    /// An error of a file whose identity was known.
+    pub(super) fn of_read(error: ReadError) -> Self {
+        match error {
+            ReadError::Changed { path } => Self::Changed { path },
+            ReadError::Vanished { path } => Self::Vanished { path },
+            ReadError::Unreadable { path, source } => Self::Unreadable { path, source },
+            // These speak of tensors, and none was read.
+            error @ (ReadError::NotFloat { .. }
+            | ReadError::Foreign { .. }
+            | ReadError::TooLarge { .. }) => {
+                Self::Malformed { path: PathBuf::new(), reason: error.to_string() }
+            }
+        }
+    }
+
     /// Something that is no checkpoint at all.
     pub(super) fn not_a_checkpoint(path: &Path, found: String) -> Self {
         let expected = "a .safetensors file, or a directory with model.safetensors or its index";

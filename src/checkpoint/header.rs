@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use super::error::OpenError;
+use super::place::Place;
 use super::safetensors::{self, Header, MAX_HEADER, MAX_TENSORS, N_LENGTH};
 use super::source::OpenFile;
 use super::{Manifest, SourceFile};
@@ -86,8 +87,8 @@ pub(super) fn add_file(
     // In place, as a copy of the largest header takes 30 MiB.
     let mut tensors = header.tensors;
     for tensor in &mut tensors {
-        tensor.file = index;
-        tensor.offset = first.saturating_add(tensor.offset);
+        let offset = first.saturating_add(tensor.place.offset());
+        tensor.place = Place::Run { file: index, offset };
     }
     if manifest.tensors.is_empty() {
         manifest.tensors = tensors;

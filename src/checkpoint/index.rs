@@ -19,18 +19,21 @@ const MAX_FILE_NAME: usize = 255;
 /// once over all shards.
 pub(super) type Shards = BTreeMap<String, Vec<String>>;
 
-/// Parses an index.
+/// Parses an index whose shards have names of that ending.
 ///
 /// # Errors
 /// The parser's complaint; `is_eof` says that the text ends early.
-pub(super) fn parse(json: &[u8]) -> Result<Shards, serde_json::Error> {
+pub(super) fn parse(json: &[u8], ending: &'static str) -> Result<Shards, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let shards = serde::Deserializer::deserialize_map(&mut deserializer, IndexVisitor)?;
+    let visitor = IndexVisitor { ending };
+    let shards = serde::Deserializer::deserialize_map(&mut deserializer, visitor)?;
     deserializer.end()?;
     Ok(shards)
 }
 
-struct IndexVisitor;
+struct IndexVisitor {
+    ending: &'static str,
+}
 
 impl<'de> Visitor<'de> for IndexVisitor {
     type Value = Shards;
@@ -46,7 +49,9 @@ impl<'de> Visitor<'de> for IndexVisitor {
                 Key::WeightMap if shards.is_some() => {
                     return Err(de::Error::custom("weight_map twice, expected once"));
                 }
-                Key::WeightMap => shards = Some(map.next_value_seed(WeightMap)?),
+                Key::WeightMap => {
+                    shards = Some(map.next_value_seed(WeightMap { ending: self.ending })?);
+                }
                 Key::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -62,7 +67,9 @@ enum Key {
     Other,
 }
 
-struct WeightMap;
+struct WeightMap {
+    ending: &'static str,
+}
 
 impl<'de> DeserializeSeed<'de> for WeightMap {
     type Value = Shards;
@@ -91,9 +98,9 @@ impl<'de> Visitor<'de> for WeightMap {
                 tensors.push(tensor);
                 continue;
             }
-            if !is_plain(&shard) {
+            if !is_plain(&shard, self.ending) {
                 let text =
-                    format!("shard {}, expected a plain .safetensors file name", shown(&shard));
+                    format!("shard {}, expected a plain {} file name", shown(&shard), self.ending);
                 return Err(de::Error::custom(text));
             }
             if shards.len() == MAX_SHARDS {
@@ -110,9 +117,9 @@ impl<'de> Visitor<'de> for WeightMap {
 }
 
 /// A name that cannot lead out of the checkpoint's directory.
-fn is_plain(name: &str) -> bool {
+fn is_plain(name: &str, ending: &str) -> bool {
     let has_path = name.contains(['/', '\0']) || name.starts_with('.');
-    !has_path && name.len() <= MAX_FILE_NAME && name.ends_with(".safetensors")
+    !has_path && name.len() <= MAX_FILE_NAME && name.ends_with(ending)
 }
 
 /// Sorts the names and refuses those that stand in the index twice.
@@ -132,6 +139,10 @@ fn refuse_twice<E: de::Error>(shards: &mut Shards) -> Result<(), E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(json: &[u8]) -> Result<Shards, serde_json::Error> {
+        super::parse(json, ".safetensors")
+    }
 
     #[test]
     fn names_by_shard() {

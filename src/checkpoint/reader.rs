@@ -5,32 +5,46 @@ use std::ops::Range;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::decode::Scan;
+use super::gather::Gather;
+use super::place::Place;
 use super::raw::{Memory, Raw};
-use super::source::{self, Span, Stretch};
-use super::{Manifest, ReadError, SourceFile, Tensor, TensorInfo};
+use super::source::Stretch;
+use super::stretches::Stretches;
+use super::{Manifest, ReadError, Tensor, TensorInfo};
 
-/// A float tensor whose place in its file was checked.
+/// Bytes that are handed on at a time; a multiple of every element's width.
+const CHUNK: usize = 1 << 20;
+
+/// A float tensor whose place in its files was checked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reader<'a> {
-    file: &'a SourceFile,
+    manifest: &'a Manifest,
     tensor: &'a TensorInfo,
     pub(super) stretch: Stretch,
 }
 
 impl Manifest {
     pub(super) fn reader<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Reader<'a>, ReadError> {
-        let TensorInfo { name, dtype, offset, n_bytes, .. } = tensor;
+        let TensorInfo { name, dtype, place, n_bytes, .. } = tensor;
         if !dtype.is_float() {
             return Err(ReadError::NotFloat { name: name.clone(), dtype: *dtype });
         }
-        let foreign = || ReadError::Foreign { name: name.clone() };
-        let file = self.files.get(tensor.file).ok_or_else(foreign)?;
+        let size = |file: usize| self.files.get(file).map(|file| file.identity.size);
         let expected = (tensor.n_elements() as u64).checked_mul(dtype.n_bytes() as u64);
-        let end = offset.checked_add(*n_bytes);
-        if expected != Some(*n_bytes) || end.is_none_or(|end| end > file.identity.size) {
-            return Err(foreign());
+        let inside = match place {
+            Place::Run { file, offset } => {
+                let end = offset.checked_add(*n_bytes);
+                size(*file).zip(end).is_some_and(|(size, end)| end <= size)
+            }
+            Place::Pieces(pieces) => {
+                let n_frame = pieces.frame().iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim));
+                n_frame == Some(tensor.n_elements()) && pieces.is_sound(*dtype, size)
+            }
+        };
+        if expected != Some(*n_bytes) || !inside {
+            return Err(ReadError::Foreign { name: name.clone() });
         }
-        Ok(Reader { file, tensor, stretch: Stretch::default() })
+        Ok(Reader { manifest: self, tensor, stretch: Stretch::default() })
     }
 }
 
@@ -62,15 +76,29 @@ impl Reader<'_> {
         let mut memory = into.or_else(|| Memory::new(n_bytes)).ok_or_else(|| self.too_large())?;
         let mut hasher = Xxh3::new();
         let mut rest = memory.first(n_bytes);
-        let mut sink = |piece: &[u8]| {
-            hasher.update(piece);
-            // The pieces of a tensor are as long as it is.
-            if let Some((to, after)) = std::mem::take(&mut rest).split_at_mut_checked(piece.len()) {
-                to.copy_from_slice(piece);
-                rest = after;
+        match &self.tensor.place {
+            Place::Run { .. } => {
+                let mut sink = |piece: &[u8]| {
+                    hasher.update(piece);
+                    // The pieces of a tensor are as long as it is.
+                    if let Some((to, after)) =
+                        std::mem::take(&mut rest).split_at_mut_checked(piece.len())
+                    {
+                        to.copy_from_slice(piece);
+                        rest = after;
+                    }
+                };
+                self.whole(&mut sink, pause)?;
             }
-        };
-        self.whole(&mut sink, pause)?;
+            // At once, as whatever order they are stored in is then read from front to end.
+            Place::Pieces(pieces) => {
+                let mut stretches = Stretches::new(&self.manifest.files, self.stretch, pause);
+                let width = self.tensor.dtype.n_bytes();
+                Gather { pieces, width, stretches: &mut stretches }.whole(rest)?;
+                stretches.end()?;
+                hasher.update(rest);
+            }
+        }
         let TensorInfo { dtype, shape, .. } = self.tensor;
         Ok(Raw { memory, n_bytes, dtype: *dtype, shape: shape.clone(), hash: hasher.digest128() })
     }
@@ -95,19 +123,39 @@ impl Reader<'_> {
         each: &mut dyn FnMut(&[u8]),
         pause: &mut dyn FnMut(u64),
     ) -> Result<(), ReadError> {
-        let TensorInfo { name, dtype, offset, .. } = self.tensor;
+        let TensorInfo { name, dtype, place, .. } = self.tensor;
         if elements.start > elements.end || elements.end > self.tensor.n_elements() {
             return Err(ReadError::Foreign { name: name.clone() });
         }
-        // Neither can overflow: both lie in the tensor, and that in its file.
-        let bytes_of = |n: usize| (n as u64).saturating_mul(dtype.n_bytes() as u64);
-        let SourceFile { path, identity, .. } = self.file;
-        let offset = offset.saturating_add(bytes_of(elements.start));
-        // Whole elements, because both a piece and the default stretch are multiples of 8 bytes.
-        let span = Span { path, identity, offset, n_bytes: bytes_of(elements.len()) };
-        source::read_span(span, self.stretch, each, pause)
-            .map_err(|error| self.file.read_error(error))?;
-        if elements.is_empty() { self.file.unchanged() } else { Ok(()) }
+        if elements.is_empty() {
+            let mut files = place.files().filter_map(|file| self.manifest.files.get(file));
+            return files.try_for_each(super::SourceFile::unchanged);
+        }
+        let width = dtype.n_bytes();
+        let mut stretches = Stretches::new(&self.manifest.files, self.stretch, pause);
+        match place {
+            Place::Run { file, offset } => {
+                // Neither can overflow: both lie in the tensor, and that in its file.
+                let bytes_of = |n: usize| n.saturating_mul(width);
+                let mut at = offset.saturating_add(bytes_of(elements.start) as u64);
+                let mut n_left = bytes_of(elements.len());
+                // Whole elements, also of a stretch that ends in the middle of one.
+                let n_stretch = usize::try_from(self.stretch.n_bytes & !7).unwrap_or(CHUNK);
+                let n_most = n_stretch.clamp(8, CHUNK);
+                let mut chunk = vec![0; n_left.min(n_most)];
+                while n_left > 0 {
+                    let piece = chunk.get_mut(..n_left.min(n_most)).unwrap_or_default();
+                    stretches.read_exact_at(*file, piece, at)?;
+                    each(piece);
+                    at = at.saturating_add(piece.len() as u64);
+                    n_left = n_left.saturating_sub(piece.len());
+                }
+            }
+            Place::Pieces(pieces) => {
+                Gather { pieces, width, stretches: &mut stretches }.elements(elements, each)?;
+            }
+        }
+        stretches.end()
     }
 
     fn too_large(&self) -> ReadError {

@@ -12,15 +12,16 @@ use super::TensorInfo;
 use super::dtype::Dtype;
 use super::error::{one_line, shown};
 use super::order::natural_cmp;
+use super::place::Place;
 
 /// Longest header in bytes; the largest published shards have a few hundred KiB.
 pub(super) const MAX_HEADER: u64 = 16 << 20;
 /// The header's length stands in front of it, as little-endian `u64`.
 pub(super) const N_LENGTH: u64 = 8;
 /// Dimensions of one tensor; PyTorch's own limit.
-const MAX_RANK: usize = 64;
+pub(super) const MAX_RANK: usize = 64;
 /// Elements of one tensor, empty dimensions aside: products of any of its dimensions fit `usize`.
-const MAX_ELEMENTS: u64 = 1 << 48;
+pub(super) const MAX_ELEMENTS: u64 = 1 << 48;
 /// Bytes of one name.
 pub(super) const MAX_NAME: usize = 4096;
 /// Tensors of one checkpoint; the largest published one has a tenth of it.
@@ -74,11 +75,12 @@ pub(super) fn parse(json: &[u8]) -> Result<Header, String> {
 /// Checks that the tensors fill the data from its start without hole or overlap, and returns its
 /// length.
 fn check_places(tensors: &mut [TensorInfo]) -> Result<u64, String> {
-    tensors.sort_unstable_by_key(|tensor| (tensor.offset, tensor.n_bytes));
+    tensors.sort_unstable_by_key(|tensor| (tensor.place.offset(), tensor.n_bytes));
     let mut n_data = 0_u64;
     for tensor in tensors {
-        let TensorInfo { name, offset, n_bytes, .. } = &*tensor;
-        if *offset != n_data {
+        let TensorInfo { name, place, n_bytes, .. } = &*tensor;
+        let offset = place.offset();
+        if offset != n_data {
             return Err(format!(
                 "found tensor {} at byte {offset} of the data, expected {n_data} without hole or overlap",
                 shown(name)
@@ -265,8 +267,7 @@ impl<'de> Visitor<'de> for EntryOf {
         Ok(TensorInfo {
             dtype: dtype.ok_or_else(|| missing("dtype"))?,
             shape: shape.ok_or_else(|| missing("shape"))?,
-            file: 0,
-            offset: start,
+            place: Place::Run { file: 0, offset: start },
             n_bytes,
             name: self.0,
         })

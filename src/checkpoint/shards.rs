@@ -3,20 +3,24 @@
 use std::path::Path;
 
 use super::error::{OpenError, one_line, shown};
+use super::formats::Container;
 use super::header::{add_file, read_header};
 use super::index::{self, MAX_INDEX, Shards};
 use super::safetensors::MAX_HEADER;
-use super::source;
 use super::{Manifest, SourceFile};
+use super::{source, torch};
 
-/// The one name of the list of shards in the HF layout.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// Bytes of the headers of all shards together: an index of 4096 shards must not ask for 64 GiB.
 const MAX_HEADERS: u64 = 4 * MAX_HEADER;
 
 /// Adds the index of a directory and all its shards.
-pub(super) fn add_shards(manifest: &mut Manifest, directory: &Path) -> Result<(), OpenError> {
-    let path = directory.join(INDEX);
+pub(super) fn add_shards(
+    manifest: &mut Manifest,
+    directory: &Path,
+    index: &str,
+    container: Container,
+) -> Result<(), OpenError> {
+    let path = directory.join(index);
     let (json, identity) =
         source::read_whole(&path, MAX_INDEX).map_err(|error| OpenError::inside(&path, error))?;
     let Some(json) = json else {
@@ -24,7 +28,7 @@ pub(super) fn add_shards(manifest: &mut Manifest, directory: &Path) -> Result<()
             format!("found an index of {} bytes, expected at most {MAX_INDEX}", identity.size);
         return Err(OpenError::Malformed { path, reason });
     };
-    let shards = index::parse(&json).map_err(|error| {
+    let shards = index::parse(&json, container.shard_ending()).map_err(|error| {
         let text = one_line(&error.to_string());
         if error.is_eof() {
             let what = format!("found an index that ends early, expected the whole of it: {text}");
@@ -40,19 +44,28 @@ pub(super) fn add_shards(manifest: &mut Manifest, directory: &Path) -> Result<()
     manifest.sidecars.push(SourceFile { path: path.clone(), identity, ..SourceFile::default() });
     let mut n_headers = 0_u64;
     for name in shards.keys() {
-        let (file, header) = read_header(&directory.join(name)).map_err(|error| match error {
+        let shard = directory.join(name);
+        let vanished = |error| match error {
             OpenError::Vanished { path } => {
-                let what = format!("found no such file, expected the shard that {INDEX} names");
+                let what = format!("found no such file, expected the shard that {index} names");
                 OpenError::Incomplete { path, what }
             }
             other => other,
-        })?;
-        n_headers = n_headers.saturating_add(file.identity.size.saturating_sub(header.n_data));
-        if n_headers > MAX_HEADERS {
-            let reason = format!("found headers of more than {MAX_HEADERS} bytes, expected fewer");
-            return Err(OpenError::Malformed { path, reason });
+        };
+        match container {
+            Container::Safetensors => {
+                let (file, header) = read_header(&shard).map_err(vanished)?;
+                let n_header = file.identity.size.saturating_sub(header.n_data);
+                n_headers = n_headers.saturating_add(n_header);
+                if n_headers > MAX_HEADERS {
+                    let reason =
+                        format!("found headers of more than {MAX_HEADERS} bytes, expected fewer");
+                    return Err(OpenError::Malformed { path, reason });
+                }
+                add_file(manifest, file, header)?;
+            }
+            Container::Torch => torch::add(manifest, &shard).map_err(vanished)?,
         }
-        add_file(manifest, file, header)?;
     }
     check_index(&path, &shards, manifest)
 }
@@ -62,8 +75,15 @@ pub(super) fn add_shards(manifest: &mut Manifest, directory: &Path) -> Result<()
 fn check_index(path: &Path, shards: &Shards, manifest: &Manifest) -> Result<(), OpenError> {
     let mut found: Vec<Vec<&str>> = vec![Vec::new(); manifest.files.len()];
     for tensor in &manifest.tensors {
-        if let Some(names) = found.get_mut(tensor.file) {
-            names.push(&tensor.name);
+        for file in tensor.place.files() {
+            if let Some(names) = found.get_mut(file) {
+                names.push(&tensor.name);
+            }
+        }
+    }
+    for (file, name) in &manifest.left_out {
+        if let Some(names) = found.get_mut(*file) {
+            names.push(name);
         }
     }
     for names in &mut found {

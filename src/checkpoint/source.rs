@@ -10,13 +10,13 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-/// One read call: so small that a slow disk answers it well within [`Stretch::longest`].
-const CHUNK: usize = 1 << 20;
+use super::error::OpenError;
+
 /// A descriptor that an NFS server no longer knows is asked for again by path this often.
 const MAX_STALE_TRIES: u32 = 3;
 /// Entries of one directory that are looked at; a checkpoint has some dozens.
@@ -190,13 +190,16 @@ fn open_quietly(path: &Path, flags: OFlags) -> io::Result<rustix::fd::OwnedFd> {
     }
 }
 
+/// Fills a buffer from a place in a file.
+pub(super) type Fill<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), OpenError> + 'a;
+
 /// Counts the times an NFS server had forgotten our handle; the cure is to ask by path again.
 #[derive(Debug, Default)]
-struct StaleTries(u32);
+pub(super) struct StaleTries(u32);
 
 impl StaleTries {
     /// Whether that failure is worth another try.
-    fn again(&mut self, error: &SourceError) -> bool {
+    pub(super) fn again(&mut self, error: &SourceError) -> bool {
         self.0 = self.0.saturating_add(1);
         let SourceError::Io(error) = error else { return false };
         error.raw_os_error() == Some(Errno::STALE.raw_os_error()) && self.0 < MAX_STALE_TRIES
@@ -229,65 +232,6 @@ fn read_whole_once(path: &Path, cap: u64) -> Result<(Option<Vec<u8>>, Identity),
     Ok((Some(bytes), identity))
 }
 
-/// A run of bytes of a file in a certain state.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Span<'a> {
-    pub(super) path: &'a Path,
-    pub(super) identity: &'a Identity,
-    pub(super) offset: u64,
-    pub(super) n_bytes: u64,
-}
-
-/// Hands a span to `sink` in order, in pieces of [`CHUNK`] bytes and a rest. Between two stretches,
-/// with no descriptor open, `pause` is told how many bytes the last one read.
-pub(super) fn read_span(
-    span: Span<'_>,
-    stretch: Stretch,
-    sink: &mut dyn FnMut(&[u8]),
-    pause: &mut dyn FnMut(u64),
-) -> Result<(), SourceError> {
-    let mut chunk = vec![0; usize::try_from(span.n_bytes).unwrap_or(CHUNK).min(CHUNK)];
-    let mut tries = StaleTries::default();
-    let mut n_done = 0_u64;
-    while n_done < span.n_bytes {
-        let before = n_done;
-        match read_stretch(span, stretch, &mut chunk, &mut n_done, sink) {
-            Err(error) if tries.again(&error) => {}
-            result => result?,
-        }
-        pause(n_done.saturating_sub(before));
-    }
-    Ok(())
-}
-
-/// Opens, reads on from `n_done` until the span or the stretch is over, and closes.
-fn read_stretch(
-    span: Span<'_>,
-    stretch: Stretch,
-    chunk: &mut [u8],
-    n_done: &mut u64,
-    sink: &mut dyn FnMut(&[u8]),
-) -> Result<(), SourceError> {
-    let mut file = OpenFile::open(span.path)?;
-    if file.identity != *span.identity {
-        return Err(SourceError::Changed);
-    }
-    let opened = Instant::now();
-    let end = n_done.saturating_add(stretch.n_bytes).min(span.n_bytes);
-    // At least one piece each time: on a starved machine the time can be over before the first.
-    while *n_done < end {
-        let rest = usize::try_from(end.saturating_sub(*n_done)).unwrap_or(usize::MAX);
-        let piece = chunk.get_mut(..rest.min(CHUNK)).unwrap_or_default();
-        file.read_exact_at(piece, span.offset.saturating_add(*n_done))?;
-        sink(piece);
-        *n_done = n_done.saturating_add(piece.len() as u64);
-        if opened.elapsed() >= stretch.longest {
-            break;
-        }
-    }
-    file.close()
-}
-
 /// The names in a directory, at most [`MAX_DIR_ENTRIES`], in byte order.
 pub(super) fn list(path: &Path) -> Result<Vec<OsString>, SourceError> {
     let dir = open_quietly(path, OFlags::DIRECTORY)?;
@@ -309,18 +253,15 @@ mod tests {
 
     use super::*;
 
-    /// Reads a file of 64 bytes as one span; `act` is done while its descriptor is open.
+    /// Reads of a file of 64 bytes; `act` is done while its descriptor is open.
     fn read(dir: &Path, act: impl Fn(&Path)) -> Result<Vec<u8>, SourceError> {
         let path = dir.join("file");
         fs::write(&path, [7; 64]).unwrap();
-        let identity = look(&path)?;
-        let span = Span { path: &path, identity: &identity, offset: 8, n_bytes: 48 };
-        let mut bytes = Vec::new();
-        let mut sink = |piece: &[u8]| {
-            bytes.extend(piece);
-            act(&path);
-        };
-        read_span(span, Stretch::default(), &mut sink, &mut |_| {})?;
+        let mut file = OpenFile::open(&path)?;
+        let mut bytes = vec![0; 48];
+        file.read_exact_at(&mut bytes, 8)?;
+        act(&path);
+        file.close()?;
         Ok(bytes)
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::{TempDir, tempdir};
-use weightvane::checkpoint::{Manifest, OpenError, ReadError, open};
+use weightvane::checkpoint::{Manifest, OpenError, Place, ReadError, open};
 
 /// Names and contents of a directory.
 type Files<'a> = &'a [(&'a str, &'a [u8])];
@@ -167,7 +167,8 @@ fn directories_and_names() {
     let cases: &[(&str, Files, &str)] = &[
         ("empty directory", &[], "not a checkpoint"),
         ("only config yet", &[("config.json", b"{}")], "incomplete"),
-        ("torch only", &[("pytorch_model.bin", b"PK"), ("config.json", b"{}")], "not a checkpoint"),
+        ("torch begun", &[("pytorch_model.bin", b"PK"), ("config.json", b"{}")], "incomplete"),
+        ("torch not begun", &[("scheduler.pt", b""), ("config.json", b"{}")], "not weights"),
         ("another name", &[("consolidated.safetensors", &w)], "ok"),
         ("a single shard", &[("model-00001-of-00001.safetensors", &w)], "ok"),
         ("two names", &[("a.safetensors", &w), ("b.safetensors", &w)], "not a checkpoint"),
@@ -183,7 +184,7 @@ fn directories_and_names() {
     }
     let dir = dir_with(&[("adapter_model.safetensors", &w), ("w.bin", &w)]);
     let _ = check("adapter file", &dir.path().join("adapter_model.safetensors"), "not weights");
-    let _ = check("other ending", &dir.path().join("w.bin"), "not a checkpoint");
+    let _ = check("other ending", &dir.path().join("w.bin"), "not weights");
     let _ = check("nothing", &dir.path().join("checkpoint-1"), "missing");
     let _ = check("no file", &dir.path().join("model.safetensors"), "missing");
     let _ = check("file as directory", &dir.path().join("w.bin/model.safetensors"), "missing");
@@ -288,15 +289,15 @@ fn a_tensor_of_another_checkpoint_is_refused() {
     let manifest = open(dir.path()).unwrap();
     let own = &manifest.tensors[0];
     for (file, offset, n_bytes, shape) in [
-        (1, own.offset, 4, vec![1]),
-        (0, own.offset + 1, 4, vec![1]),
+        (1, own.place.offset(), 4, vec![1]),
+        (0, own.place.offset() + 1, 4, vec![1]),
         (0, u64::MAX - 1, 4, vec![1]),
-        (0, own.offset, 4, vec![2]),
-        (0, own.offset, 8, vec![2]),
-        (0, own.offset, 0, vec![usize::MAX, 2]),
+        (0, own.place.offset(), 4, vec![2]),
+        (0, own.place.offset(), 8, vec![2]),
+        (0, own.place.offset(), 0, vec![usize::MAX, 2]),
     ] {
         let mut other = own.clone();
-        (other.file, other.offset, other.n_bytes, other.shape) = (file, offset, n_bytes, shape);
+        (other.place, other.n_bytes, other.shape) = (Place::Run { file, offset }, n_bytes, shape);
         let result = manifest.read(&other);
         assert!(matches!(result, Err(ReadError::Foreign { .. })), "{other:?}: {result:?}");
     }

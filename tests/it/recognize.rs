@@ -1,7 +1,7 @@
 //! Names and shapes to roles, pairs and laws.
 
 use serde_json::{Value, json};
-use weightvane::checkpoint::{self, Dtype, TensorInfo};
+use weightvane::checkpoint::{self, Dtype, Place, TensorInfo};
 use weightvane::config::architectures;
 use weightvane::model::{Law, LayerGraph, PairName, Role, buffers, recognize};
 
@@ -12,8 +12,7 @@ fn tensors(shapes: &[(&str, &[usize])]) -> Vec<TensorInfo> {
         name: (*name).to_owned(),
         dtype: Dtype::F32,
         shape: shape.to_vec(),
-        file: 0,
-        offset: 0,
+        place: Place::default(),
         n_bytes: 4 * shape.iter().product::<usize>() as u64,
     };
     let mut tensors: Vec<_> = shapes.iter().map(info).collect();

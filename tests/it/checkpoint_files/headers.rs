@@ -53,7 +53,7 @@ fn every_type_of_the_crate_is_read_as_it_was_written() {
         let info = manifest.find(name).unwrap();
         assert_eq!((info.dtype.name(), info.shape.as_slice()), (name.as_str(), view.shape()));
         assert_eq!(info.dtype.bits(), view.dtype().bitsize() as u64);
-        let first = usize::try_from(info.offset).unwrap();
+        let first = usize::try_from(info.place.offset()).unwrap();
         assert_eq!(&bytes[first..][..view.data().len()], view.data(), "{name}");
         match manifest.read(info) {
             Ok(tensor) => check_values(info.dtype, &tensor.values, view.data()),
@@ -221,7 +221,7 @@ proptest! {
             let info = ours.find(&name).unwrap();
             prop_assert_eq!(&info.shape, view.shape());
             prop_assert_eq!(info.dtype.name(), view.dtype().to_string());
-            let first = usize::try_from(info.offset).unwrap();
+            let first = usize::try_from(info.place.offset()).unwrap();
             prop_assert_eq!(&bytes[first..][..view.data().len()], view.data());
         }
     }

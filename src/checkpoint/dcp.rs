@@ -1,0 +1,197 @@
+//! A distributed state of PyTorch: `.metadata` says which piece of which tensor lies where in the
+//! `.distcp` files of the ranks, and every piece is a file of `torch.save` of its own in there.
+
+mod metadata;
+mod piece;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::error::{OpenError, one_line, shown};
+use super::formats::says_other;
+use super::place::{MAX_PIECES, Place, row_major};
+use super::source::{self, Stretch};
+use super::stretches::Stretches;
+use super::{Manifest, SourceFile, TensorInfo};
+use metadata::{Chunk, Distributed};
+
+/// The file that says where everything lies, and is written last.
+pub(super) const METADATA: &str = ".metadata";
+
+/// Directories below a save in which trainers keep the distributed state of the model.
+pub(super) const BELOW: [&str; 5] =
+    ["model_and_optim", "pytorch_model_fsdp_0", "weights", "model", "distributed_checkpoint"];
+
+/// Whether a directory of these names holds such a state.
+pub(super) fn is_there(names: &[&str]) -> bool {
+    names.iter().any(|name| *name == METADATA || is_of_rank(name))
+        && names.iter().any(|name| name.ends_with(".distcp"))
+}
+
+/// `__0.metadata`: what a rank says of its own pieces, where none says it for all.
+fn is_of_rank(name: &str) -> bool {
+    let rank = name.strip_prefix("__").and_then(|rest| rest.strip_suffix(".metadata"));
+    rank.is_some_and(|rank| !rank.is_empty() && rank.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Adds the model's tensors of the state in that directory.
+pub(super) fn add(
+    manifest: &mut Manifest,
+    directory: &Path,
+    names: &[&str],
+) -> Result<(), OpenError> {
+    let whole: Vec<&str> = names.iter().copied().filter(|name| *name == METADATA).collect();
+    let of_ranks: Vec<&str> = names.iter().copied().filter(|name| is_of_rank(name)).collect();
+    let records = if whole.is_empty() { of_ranks } else { whole };
+    let mut state = BTreeMap::new();
+    for name in records {
+        let path = directory.join(name);
+        let identity = metadata::read(&path, &mut state)?;
+        manifest.sidecars.push(SourceFile { path, identity, ..SourceFile::default() });
+    }
+    let path = directory.join(METADATA);
+    let malformed = |reason| OpenError::Malformed { path: path.clone(), reason };
+    let n_before = state.len();
+    state.retain(|name, _| !says_other(name));
+    if n_before > state.len() {
+        let n = n_before.saturating_sub(state.len());
+        manifest.notes.push(format!("left out: {n} tensors of optimiser and trainer"));
+    }
+    let n_pieces = state.values().fold(0_usize, |n, tensor| n.saturating_add(tensor.chunks.len()));
+    if n_pieces > MAX_PIECES {
+        return Err(malformed(format!("found {n_pieces} pieces, expected at most {MAX_PIECES}")));
+    }
+    let files = add_files(manifest, directory, &state)?;
+    let places = places(manifest, &files, &state)?;
+    for (name, tensor) in &state {
+        let Some(pieces) = places.get(name.as_str()) else { continue };
+        match pieces {
+            Ok(pieces) => add_tensor(manifest, name, tensor, pieces.clone()).map_err(&malformed)?,
+            Err(why) => manifest.notes.push(format!("{} left out: {why}", one_line(name))),
+        }
+    }
+    if manifest.tensors.is_empty() {
+        let found = "a distributed state without tensors of a model".to_owned();
+        return Err(OpenError::NotWeights { path: directory.to_owned(), found });
+    }
+    Ok(())
+}
+
+/// Adds the files that hold pieces; their indices by name.
+fn add_files<'a>(
+    manifest: &mut Manifest,
+    directory: &Path,
+    state: &'a BTreeMap<String, Distributed>,
+) -> Result<BTreeMap<&'a str, usize>, OpenError> {
+    let mut files = BTreeMap::new();
+    let chunks = || state.values().flat_map(|tensor| &tensor.chunks);
+    for chunk in chunks() {
+        if files.contains_key(chunk.file.as_str()) {
+            continue;
+        }
+        let path = directory.join(&chunk.file);
+        let identity = source::look(&path).map_err(|error| match error {
+            source::SourceError::Gone => {
+                let what = format!("found no such file, expected it as {METADATA} names it");
+                OpenError::Incomplete { path: path.clone(), what }
+            }
+            other => OpenError::inside(&path, other),
+        })?;
+        files.insert(chunk.file.as_str(), manifest.files.len());
+        manifest.files.push(SourceFile { path, identity, ..SourceFile::default() });
+    }
+    for chunk in chunks() {
+        let file = files.get(chunk.file.as_str()).and_then(|at| manifest.files.get(*at));
+        let Some(file) = file else { continue };
+        let (size, end) = (file.identity.size, chunk.offset.checked_add(chunk.n_bytes));
+        if end.is_none_or(|end| end > size) {
+            let end = end.unwrap_or(u64::MAX);
+            let what = format!("found {size} bytes, expected at least {end} by {METADATA}");
+            return Err(OpenError::Incomplete { path: file.path.clone(), what });
+        }
+    }
+    Ok(files)
+}
+
+/// The pieces of a tensor, or why it is left out.
+type Pieces = Result<Vec<super::place::Piece>, String>;
+
+/// Where the elements of every piece lie; file after file, from front to end.
+fn places<'a>(
+    manifest: &Manifest,
+    files: &BTreeMap<&str, usize>,
+    state: &'a BTreeMap<String, Distributed>,
+) -> Result<BTreeMap<&'a str, Pieces>, OpenError> {
+    let mut order: Vec<(usize, &Chunk, &str, &Distributed)> = Vec::new();
+    for (name, tensor) in state {
+        for chunk in &tensor.chunks {
+            let file = files.get(chunk.file.as_str()).copied().unwrap_or(usize::MAX);
+            order.push((file, chunk, name, tensor));
+        }
+    }
+    order.sort_by_key(|(file, chunk, ..)| (*file, chunk.offset));
+    let mut pause = |_| {};
+    let mut stretches = Stretches::new(&manifest.files, Stretch::default(), &mut pause);
+    let mut places: BTreeMap<&str, Pieces> = BTreeMap::new();
+    for (file, chunk, name, tensor) in order {
+        let Some(source) = manifest.files.get(file) else { continue };
+        let piece = piece::of(&mut stretches, file, chunk, tensor.dtype).map_err(|error| {
+            let piece = format!("the piece of tensor {} there", shown(name));
+            error.at(&source.path, &piece)
+        })?;
+        let pieces = places.entry(name).or_insert_with(|| Ok(Vec::new()));
+        match (pieces, piece) {
+            (Ok(pieces), Ok(piece)) => pieces.push(piece),
+            (pieces @ Ok(_), Err(why)) => *pieces = Err(why),
+            (Err(_), _) => {}
+        }
+    }
+    stretches.end().map_err(OpenError::of_read)?;
+    Ok(places)
+}
+
+/// Adds a tensor; one that stacks all layers of a model, as Megatron writes them, layer by layer.
+fn add_tensor(
+    manifest: &mut Manifest,
+    name: &str,
+    tensor: &Distributed,
+    pieces: Vec<super::place::Piece>,
+) -> Result<(), String> {
+    let dtype = tensor.dtype;
+    let named = |why: String| format!("tensor {}: {why}", shown(name));
+    let n_bytes = |shape: &[usize]| {
+        let n = shape.iter().fold(1_u64, |n, dim| n.saturating_mul(*dim as u64));
+        n.saturating_mul(dtype.bits()) / 8
+    };
+    let Some((front, behind)) = stacked(name).filter(|_| tensor.shape.len() > 1) else {
+        let place = Place::gathered(&tensor.shape, pieces).map_err(named)?;
+        let (shape, n_bytes) = (tensor.shape.clone(), n_bytes(&tensor.shape));
+        manifest.tensors.push(TensorInfo { name: name.to_owned(), dtype, shape, place, n_bytes });
+        return Ok(());
+    };
+    // Proves that the pieces fill the whole before it is cut.
+    Place::gathered(&tensor.shape, pieces.clone()).map_err(named)?;
+    let (n_layers, shape) = tensor.shape.split_first().unwrap_or((&0, &[]));
+    for layer in 0..*n_layers {
+        let own = pieces.iter().filter_map(|piece| piece.slice(layer, dtype.bits() / 8)).collect();
+        let place = Place::gathered(shape, own).map_err(named)?;
+        let name = format!("{front}.{layer}.{behind}");
+        let (shape, n_bytes) = (shape.to_vec(), n_bytes(shape));
+        manifest.tensors.push(TensorInfo { name, dtype, shape, place, n_bytes });
+    }
+    Ok(())
+}
+
+/// What stands before and behind the number that a name of stacked layers has not.
+fn stacked(name: &str) -> Option<(&str, &str)> {
+    let at = name.find(".layers.")?.checked_add(".layers".len())?;
+    let (front, behind) = name.split_at_checked(at)?;
+    let behind = behind.strip_prefix('.')?;
+    let is_numbered = behind.starts_with(|c: char| c.is_ascii_digit());
+    (!is_numbered).then_some((front, behind))
+}
+
+/// The strides of a piece that is stored row by row.
+fn plain(size: &[usize]) -> Box<[usize]> {
+    row_major(size).into()
+}

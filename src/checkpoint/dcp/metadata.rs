@@ -1,0 +1,145 @@
+//! `.metadata`: a pickle of names, shapes, pieces and their places.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::METADATA;
+use crate::checkpoint::error::{OpenError, shown};
+use crate::checkpoint::pickle::{self, Heap, Input, Kind, Limits, Value};
+use crate::checkpoint::source::OpenFile;
+use crate::checkpoint::torch::TorchError;
+use crate::checkpoint::{Dtype, Identity};
+
+/// Bytes of the file.
+const MAX_METADATA: u64 = 64 << 20;
+/// Longest file name that Linux takes.
+const MAX_FILE_NAME: usize = 255;
+
+/// A tensor in pieces.
+#[derive(Debug)]
+pub(super) struct Distributed {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    pub(super) chunks: Vec<Chunk>,
+}
+
+/// A piece of a tensor.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) corner: Vec<usize>,
+    pub(super) size: Vec<usize>,
+    /// Plain name of the file that holds it.
+    pub(super) file: String,
+    /// First byte and length of what holds it there.
+    pub(super) offset: u64,
+    pub(super) n_bytes: u64,
+    /// Whether it is compressed or otherwise not as `torch.save` writes it.
+    pub(super) is_transformed: bool,
+}
+
+/// Adds the tensors that a record speaks of.
+pub(super) fn read(
+    path: &Path,
+    state: &mut BTreeMap<String, Distributed>,
+) -> Result<Identity, OpenError> {
+    let fail = |error| OpenError::inside(path, error);
+    let mut file = OpenFile::open(path).map_err(fail)?;
+    let identity = file.identity;
+    if identity.size > MAX_METADATA {
+        let n = identity.size;
+        let found = format!("a record of {n} bytes, where at most {MAX_METADATA} are read");
+        return Err(OpenError::NotWeights { path: path.to_owned(), found });
+    }
+    let mut fill = |at, buf: &mut [u8]| {
+        file.read_exact_at(buf, at).map_err(|error| OpenError::inside(path, error))
+    };
+    let mut input = Input::new(&mut fill, 0, identity.size);
+    let read = pickle::read(&mut input, Limits::PLACES);
+    file.close().map_err(fail)?;
+    let (heap, root) = read.map_err(|error| TorchError::from(error).at(path))?;
+    tensors(&heap, root, state)
+        .map_err(|reason| OpenError::Malformed { path: path.to_owned(), reason })?;
+    Ok(identity)
+}
+
+/// Where a piece lies: by name of the tensor and corner.
+type Places<'a> = BTreeMap<(&'a str, Vec<usize>), Value>;
+
+fn tensors(
+    heap: &Heap,
+    root: Value,
+    state: &mut BTreeMap<String, Distributed>,
+) -> Result<(), String> {
+    let is_metadata = heap.object(root).is_some_and(|(kind, ..)| kind == Kind::Metadata);
+    let entries = heap.field(root, "state_dict_metadata").and_then(|value| heap.dict(value));
+    let stored = heap.field(root, "storage_data").and_then(|value| heap.dict(value));
+    let (true, Some(entries), Some(stored)) = (is_metadata, entries, stored) else {
+        return Err(format!("found no record of a distributed state, expected {METADATA}"));
+    };
+    let mut places = Places::new();
+    for (index, info) in stored {
+        let name = heap.field(*index, "fqn").and_then(|name| heap.text(name));
+        let corner = heap.field(*index, "offset").and_then(|corner| heap.sizes(corner));
+        if let Some((name, corner)) = name.zip(corner) {
+            places.insert((name, corner), *info);
+        }
+    }
+    for (name, entry) in entries {
+        let Some((Kind::TensorPlaces, ..)) = heap.object(*entry) else { continue };
+        let name = heap.text(*name).ok_or("found a tensor without a name, expected one")?;
+        let found = distributed(heap, name, *entry, &places)
+            .ok_or_else(|| format!("found no pieces of tensor {}, expected them", shown(name)))?;
+        let found = found.map_err(|why| format!("tensor {}: {why}", shown(name)))?;
+        match state.get_mut(name) {
+            // Of ranks that speak for themselves, each knows its own pieces.
+            Some(known) if known.shape == found.shape && known.dtype == found.dtype => {
+                known.chunks.extend(found.chunks);
+            }
+            Some(_) => return Err(format!("found tensor {} in two shapes", shown(name))),
+            None => drop(state.insert(name.to_owned(), found)),
+        }
+    }
+    Ok(())
+}
+
+fn distributed(
+    heap: &Heap,
+    name: &str,
+    entry: Value,
+    places: &Places<'_>,
+) -> Option<Result<Distributed, String>> {
+    let properties = heap.field(entry, "properties")?;
+    let (Kind::TensorProperties, _, told) = heap.object(properties)? else { return None };
+    let element = match heap.tuple(told) {
+        Some([first, ..]) => *first,
+        _ => heap.field(properties, "dtype")?,
+    };
+    let Value::Global(element) = element else { return None };
+    let Kind::Element(dtype) = element.kind() else { return None };
+    let shape = heap.sizes(heap.field(entry, "size")?)?;
+    let mut chunks = Vec::new();
+    for chunk in heap.tuple(heap.field(entry, "chunks")?)? {
+        let corner = heap.sizes(heap.field(*chunk, "offsets")?)?;
+        let size = heap.sizes(heap.field(*chunk, "sizes")?)?;
+        let Some(info) = places.get(&(name, corner.clone())) else {
+            if size.contains(&0) {
+                continue;
+            }
+            return Some(Err(format!("found no place of the piece at {corner:?}, expected one")));
+        };
+        let (Kind::StorageInfo, ..) = heap.object(*info)? else { return None };
+        let file = heap.text(heap.field(*info, "relative_path")?)?;
+        let is_plain = !file.contains(['/', '\0']) && !file.starts_with('.') && !file.is_empty();
+        if !is_plain || file.len() > MAX_FILE_NAME {
+            return Some(Err(format!("found file {}, expected a plain name", shown(file))));
+        }
+        let number = |field| heap.field(*info, field).and_then(Value::size).map(|n| n as u64);
+        let transforms = heap.field(*info, "transform_descriptors");
+        let is_transformed = transforms.is_some_and(|value| {
+            value != Value::None && heap.tuple(value).is_none_or(|list| !list.is_empty())
+        });
+        let (offset, n_bytes, file) = (number("offset")?, number("length")?, file.to_owned());
+        chunks.push(Chunk { corner, size, file, offset, n_bytes, is_transformed });
+    }
+    Some(Ok(Distributed { dtype, shape, chunks }))
+}

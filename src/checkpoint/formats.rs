@@ -1,0 +1,119 @@
+//! The formats that are read, in one list: what files are called, and which of them hold weights.
+
+/// What holds tensors, told by a file's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Container {
+    Safetensors,
+    Torch,
+}
+
+/// Names of unsharded weights in the HF layout; with `.index.json` behind, of the list of shards.
+pub(super) const WHOLE: [(&str, Container); 2] =
+    [("model.safetensors", Container::Safetensors), ("pytorch_model.bin", Container::Torch)];
+
+/// Files that hold no model of their own, by the start of their names, and what they hold.
+const NOT_WEIGHTS: [(&str, &str); 12] = [
+    ("adapter_model", "the weights of an adapter"),
+    ("optimizer", "the state of an optimiser"),
+    ("optim_states", "the state of an optimiser"),
+    ("scheduler", "the state of a scheduler"),
+    ("training_args", "the arguments of a trainer"),
+    ("scaler", "the state of a gradient scaler"),
+    ("sampler", "the state of a sampler"),
+    ("dl_state_dict", "the state of a data loader"),
+    ("rng_state", "the state of random generators"),
+    ("random_states", "the state of random generators"),
+    ("custom_checkpoint", "the state of an object of the trainer's"),
+    ("meta.pt", "what a trainer says beside the weights"),
+];
+
+/// What a file holds instead of a model's weights, by its name.
+pub(super) fn not_weights(name: &str) -> Option<&'static str> {
+    let by_start = NOT_WEIGHTS.iter().find(|(start, _)| name.starts_with(start));
+    let by_end = name.ends_with("optim_states.pt").then_some("the state of an optimiser");
+    by_start.map(|(_, words)| *words).or(by_end)
+}
+
+/// What a key says of all that is below it.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(super) enum Says {
+    Nothing,
+    /// State of an optimiser, or of anything else but a model.
+    Other,
+    /// A smoothed copy of the weights.
+    Average,
+}
+
+/// What a key of a trainer's state says.
+pub(super) fn says(key: &str) -> Says {
+    let key = key.to_ascii_lowercase();
+    let words: Vec<&str> = key.split(['_', '-', '.', '/']).collect();
+    let is = |word: &str| words.contains(&word);
+    let other = [
+        "opt",
+        "scheduler",
+        "schedulers",
+        "scaler",
+        "amp",
+        "rng",
+        "callbacks",
+        "loops",
+        "dataloader",
+    ];
+    if key.contains("optim") || other.iter().any(|word| is(word)) {
+        Says::Other
+    } else if is("ema") || is("swa") || is("shadow") || key.ends_with("_avg") {
+        Says::Average
+    } else {
+        Says::Nothing
+    }
+}
+
+/// Whether the first two parts of a name say that it is none of a model's tensors.
+pub(super) fn says_other(name: &str) -> bool {
+    name.split('.').take(2).any(|key| says(key) == Says::Other)
+}
+
+impl Container {
+    /// All of them, in the order in which a directory is searched for them.
+    pub(super) const ALL: [Self; 2] = [Self::Safetensors, Self::Torch];
+
+    /// The ending of a shard.
+    pub(super) fn shard_ending(self) -> &'static str {
+        match self {
+            Self::Safetensors => ".safetensors",
+            Self::Torch => ".bin",
+        }
+    }
+
+    pub(super) fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Safetensors => &[".safetensors"],
+            Self::Torch => &[".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar"],
+        }
+    }
+
+    /// The container that a file of that name would be.
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        let ends = |of: &Self| of.endings().iter().any(|end| name.ends_with(end));
+        Self::ALL.into_iter().find(ends)
+    }
+
+    /// The name without its ending.
+    pub(super) fn stem(self, name: &str) -> &str {
+        self.endings().iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
+    }
+
+    /// What a format is called.
+    pub(super) fn format(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::Torch => "pytorch",
+        }
+    }
+
+    /// The name of the whole of the weights in the HF layout.
+    pub(super) fn whole(self) -> &'static str {
+        WHOLE.iter().find(|(_, of)| *of == self).map_or("model.safetensors", |(name, _)| name)
+    }
+}

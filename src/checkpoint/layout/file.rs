@@ -1,0 +1,40 @@
+//! A checkpoint that is one file.
+
+use std::path::Path;
+
+use super::super::error::{OpenError, shown};
+use super::super::formats::{Container, not_weights};
+use super::super::header::{add_file, read_header};
+use super::super::{Manifest, source, torch};
+
+/// Adds what the file of that name holds.
+pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError> {
+    let name = manifest.name.clone();
+    if let Some(found) = not_weights(&name) {
+        return Err(OpenError::NotWeights { path: path.to_owned(), found: found.to_owned() });
+    }
+    let Some(container) = Container::of_name(&name) else {
+        source::look(path).map_err(|error| OpenError::at_top(path, error))?;
+        return Err(OpenError::not_a_checkpoint(path, format!("a file named {}", shown(&name))));
+    };
+    add_container(manifest, path, container).map_err(|error| match error {
+        OpenError::Vanished { path } => OpenError::Missing { path },
+        other => other,
+    })
+}
+
+/// Adds a file of weights, in the container that its name tells.
+pub(super) fn add_container(
+    manifest: &mut Manifest,
+    path: &Path,
+    container: Container,
+) -> Result<(), OpenError> {
+    manifest.format = container.format();
+    match container {
+        Container::Safetensors => {
+            let (file, header) = read_header(path)?;
+            add_file(manifest, file, header)
+        }
+        Container::Torch => torch::add(manifest, path),
+    }
+}

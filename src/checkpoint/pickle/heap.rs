@@ -1,0 +1,136 @@
+//! What a pickle built: values by number, so that a pickle that contains itself is freed like any
+//! other.
+
+use super::globals::{Global, Kind};
+
+/// A value; what is larger than a number lies in the [`Heap`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::checkpoint) enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    /// A whole number beyond 64 bits.
+    LargeInt,
+    Float(f64),
+    Text(TextId),
+    /// Bytes, of which nothing is kept.
+    Bytes,
+    Global(Global),
+    Node(NodeId),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::checkpoint) struct NodeId(pub(super) u32);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::checkpoint) struct TextId {
+    pub(super) start: u32,
+    pub(super) len: u32,
+}
+
+/// A container or an object that would have been made.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::checkpoint) enum Node {
+    /// Also `torch.Size`.
+    Tuple(Vec<Value>),
+    List(Vec<Value>),
+    /// In the order in which they were set.
+    Dict(Vec<(Value, Value)>),
+    Set,
+    /// What `class(*args)` would be, with the state that would be given to it.
+    Object {
+        class: Global,
+        args: Value,
+        state: Value,
+    },
+    /// A reference to a storage.
+    Persistent(Value),
+}
+
+/// All that a pickle built.
+#[derive(Debug, Default)]
+pub(in crate::checkpoint) struct Heap {
+    pub(super) nodes: Vec<Node>,
+    pub(super) text: Vec<u8>,
+}
+
+impl Heap {
+    pub(in crate::checkpoint) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub(in crate::checkpoint) fn node(&self, value: Value) -> Option<&Node> {
+        let Value::Node(NodeId(at)) = value else { return None };
+        self.nodes.get(at as usize)
+    }
+
+    pub(in crate::checkpoint) fn text(&self, value: Value) -> Option<&str> {
+        let Value::Text(TextId { start, len }) = value else { return None };
+        let (start, len) = (start as usize, len as usize);
+        std::str::from_utf8(self.text.get(start..start.saturating_add(len))?).ok()
+    }
+
+    pub(in crate::checkpoint) fn tuple(&self, value: Value) -> Option<&[Value]> {
+        match self.node(value)? {
+            Node::Tuple(items) | Node::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    pub(in crate::checkpoint) fn dict(&self, value: Value) -> Option<&[(Value, Value)]> {
+        match self.node(value)? {
+            Node::Dict(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The last value under that key.
+    pub(in crate::checkpoint) fn get(&self, dict: Value, key: &str) -> Option<Value> {
+        let mut items = self.dict(dict)?.iter().rev();
+        items.find(|(k, _)| self.text(*k) == Some(key)).map(|(_, value)| *value)
+    }
+
+    /// Kind, arguments and state of an object.
+    pub(in crate::checkpoint) fn object(&self, value: Value) -> Option<(Kind, &[Value], Value)> {
+        match self.node(value)? {
+            Node::Object { class, args, state } => {
+                Some((class.kind(), self.tuple(*args).unwrap_or_default(), *state))
+            }
+            _ => None,
+        }
+    }
+
+    /// A field of an object, from the state that would be given to it.
+    pub(in crate::checkpoint) fn field(&self, object: Value, name: &str) -> Option<Value> {
+        let (_, _, state) = self.object(object)?;
+        // Classes with slots have their fields in the second of two.
+        let state = match self.tuple(state) {
+            Some([_, fields]) => *fields,
+            _ => state,
+        };
+        self.get(state, name)
+    }
+
+    /// Whole numbers that are no less than 0.
+    pub(in crate::checkpoint) fn sizes(&self, value: Value) -> Option<Vec<usize>> {
+        self.tuple(value)?.iter().map(|item| item.size()).collect()
+    }
+}
+
+impl Value {
+    pub(in crate::checkpoint) fn size(self) -> Option<usize> {
+        match self {
+            Self::Int(n) => usize::try_from(n).ok(),
+            _ => None,
+        }
+    }
+
+    pub(in crate::checkpoint) fn number(self) -> Option<f64> {
+        match self {
+            #[expect(clippy::cast_precision_loss, reason = "a rate or a coefficient")]
+            Self::Int(n) => Some(n as f64),
+            Self::Float(x) => Some(x),
+            _ => None,
+        }
+    }
+}

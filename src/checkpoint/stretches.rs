@@ -1,0 +1,92 @@
+//! Reads from several files, one descriptor at a time and none for long.
+
+use std::time::Instant;
+
+use super::SourceFile;
+use super::error::ReadError;
+use super::source::{OpenFile, SourceError, StaleTries, Stretch};
+
+/// Reads from the files of a checkpoint in stretches: after so many bytes or so much time, or when
+/// another file is asked for, the descriptor is closed, the file's identity is compared, and the
+/// caller gets a pause. What was read counts only once [`Stretches::end`] is good.
+pub(super) struct Stretches<'a> {
+    files: &'a [SourceFile],
+    stretch: Stretch,
+    open: Option<Open<'a>>,
+    n_read: u64,
+    pause: &'a mut dyn FnMut(u64),
+}
+
+struct Open<'a> {
+    index: usize,
+    file: OpenFile<'a>,
+    since: Instant,
+}
+
+impl<'a> Stretches<'a> {
+    pub(super) fn new(
+        files: &'a [SourceFile],
+        stretch: Stretch,
+        pause: &'a mut dyn FnMut(u64),
+    ) -> Self {
+        Self { files, stretch, open: None, n_read: 0, pause }
+    }
+
+    /// Fills the buffer from that place of that file.
+    pub(super) fn read_exact_at(
+        &mut self,
+        index: usize,
+        buf: &mut [u8],
+        at: u64,
+    ) -> Result<(), ReadError> {
+        let fresh = |open: &Open<'_>| {
+            self.n_read < self.stretch.n_bytes && open.since.elapsed() < self.stretch.longest
+        };
+        if self.open.as_ref().is_some_and(|open| open.index != index || !fresh(open)) {
+            self.rest()?;
+        }
+        let Some(file) = self.files.get(index) else { return Ok(()) };
+        let mut tries = StaleTries::default();
+        loop {
+            match self.try_read(index, file, buf, at) {
+                Err(error) if tries.again(&error) => self.open = None,
+                result => return result.map_err(|error| file.read_error(error)),
+            }
+        }
+    }
+
+    fn try_read(
+        &mut self,
+        index: usize,
+        source: &'a SourceFile,
+        buf: &mut [u8],
+        at: u64,
+    ) -> Result<(), SourceError> {
+        if self.open.is_none() {
+            let file = OpenFile::open(&source.path)?;
+            if file.identity != source.identity {
+                return Err(SourceError::Changed);
+            }
+            self.open = Some(Open { index, file, since: Instant::now() });
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.file.read_exact_at(buf, at)?;
+        self.n_read = self.n_read.saturating_add(buf.len() as u64);
+        Ok(())
+    }
+
+    /// Ends a stretch.
+    fn rest(&mut self) -> Result<(), ReadError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        if let Some(source) = self.files.get(open.index) {
+            open.file.close().map_err(|error| source.read_error(error))?;
+        }
+        (self.pause)(std::mem::take(&mut self.n_read));
+        Ok(())
+    }
+
+    /// The last look at the last file: whether all that was read holds.
+    pub(super) fn end(mut self) -> Result<(), ReadError> {
+        self.rest()
+    }
+}

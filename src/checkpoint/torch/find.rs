@@ -1,0 +1,169 @@
+//! Which part of what was saved is the model's weights.
+
+use super::Saved;
+use super::tensor::{self, Found};
+use crate::checkpoint::formats::{Says, says};
+use crate::checkpoint::pickle::{Heap, Node, Value};
+
+/// Containers within containers that are looked into.
+const MAX_DEPTH: usize = 24;
+/// Values that are looked at: a pickle can name one container any number of times.
+const MAX_VISITS: usize = 1 << 20;
+/// Bytes of a name that is put together.
+const MAX_NAME: usize = 1024;
+
+/// Keys under which trainers keep a model's weights, the most telling first.
+const WEIGHTS: [&str; 10] = [
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "policy",
+];
+
+/// Names in the order of the state, with what they name.
+pub(in crate::checkpoint) type Names = Vec<(String, Value)>;
+
+/// A model's weights in what was saved.
+#[derive(Debug, Default)]
+pub(super) struct Weights {
+    pub(super) tensors: Names,
+    /// Keys that led there.
+    pub(super) under: Vec<String>,
+    /// Keys that were passed over, with the number of tensors below.
+    pub(super) beside: Vec<(String, usize)>,
+}
+
+/// Finds the weights.
+///
+/// # Errors
+/// What is there instead.
+pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
+    let heap = &saved.heap;
+    let mut walk = Walk { saved, n_left: MAX_VISITS };
+    let mut root = saved.root;
+    let mut found = Weights::default();
+    if !matches!(tensor::of(heap, root, &saved.storages), Found::NoTensor) {
+        return Err("a single tensor, not a state of a model".to_owned());
+    }
+    // Down to where tensors stand, along the keys that trainers use.
+    for _ in 0..MAX_DEPTH {
+        let Some(items) = heap.dict(root) else { break };
+        // A best loss, for one, can be a tensor beside the state.
+        let n_here = items.iter().filter(|(_, value)| walk.is_tensor(*value)).count();
+        let of_key = |key: &&str| heap.get(root, key).filter(|v| heap.dict(*v).is_some());
+        let inner = WEIGHTS.iter().filter_map(|key| of_key(key).map(|value| (*key, value)));
+        let mut inner = inner.filter(|(_, value)| walk.count(*value, 0) > n_here);
+        let Some((key, value)) = inner.next() else { break };
+        for (other, value) in items {
+            let name = key_text(heap, *other);
+            if name != key {
+                let n = walk.count(*value, 0);
+                found.beside.extend((n > 0).then_some((name, n)));
+            }
+        }
+        found.under.push(key.to_owned());
+        root = value;
+    }
+    for skip in [&[Says::Other, Says::Average][..], &[Says::Other]] {
+        if found.tensors.is_empty() {
+            let mut passed = Vec::new();
+            walk.flatten(root, String::new(), (skip, 0), &mut found.tensors, &mut passed);
+            if !found.tensors.is_empty() {
+                found.beside.extend(passed);
+            }
+        }
+    }
+    if walk.n_left == 0 {
+        return Err("a state of more than 2^20 values".to_owned());
+    }
+    if found.tensors.is_empty() {
+        return Err("no state of a model: it names no tensors".to_owned());
+    }
+    Ok(found)
+}
+
+/// A key as a part of a name.
+pub(super) fn key_text(heap: &Heap, key: Value) -> String {
+    match key {
+        Value::Int(n) => n.to_string(),
+        key => heap.text(key).unwrap_or_default().to_owned(),
+    }
+}
+
+struct Walk<'a> {
+    saved: &'a Saved,
+    n_left: usize,
+}
+
+impl Walk<'_> {
+    fn is_tensor(&self, value: Value) -> bool {
+        !matches!(tensor::of(&self.saved.heap, value, &self.saved.storages), Found::NoTensor)
+    }
+
+    /// The items of a container, lists by number; bounded over all calls.
+    fn items(&mut self, value: Value) -> Vec<(String, Value)> {
+        let heap = &self.saved.heap;
+        let items: Vec<(String, Value)> = match heap.node(value) {
+            Some(Node::Dict(items)) => {
+                items.iter().map(|(key, value)| (key_text(heap, *key), *value)).collect()
+            }
+            Some(Node::List(items) | Node::Tuple(items)) => {
+                let is_container = |value: &Value| matches!(value, Value::Node(_));
+                let numbered = items.iter().enumerate().filter(|(_, value)| is_container(value));
+                numbered.map(|(at, value)| (at.to_string(), *value)).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.n_left = self.n_left.saturating_sub(items.len());
+        items
+    }
+
+    /// Number of tensors in a value.
+    fn count(&mut self, value: Value, depth: usize) -> usize {
+        if self.is_tensor(value) {
+            return 1;
+        }
+        if depth >= MAX_DEPTH || self.n_left == 0 {
+            return 0;
+        }
+        let mut n = 0_usize;
+        for (_, value) in self.items(value) {
+            n = n.saturating_add(self.count(value, depth.saturating_add(1)));
+        }
+        n
+    }
+
+    /// All tensors below a value, by the keys that lead to them.
+    fn flatten(
+        &mut self,
+        value: Value,
+        name: String,
+        (skip, depth): (&[Says], usize),
+        tensors: &mut Names,
+        passed: &mut Vec<(String, usize)>,
+    ) {
+        if self.is_tensor(value) {
+            tensors.push((name, value));
+            return;
+        }
+        if depth >= MAX_DEPTH || self.n_left == 0 || name.len() > MAX_NAME {
+            return;
+        }
+        for (key, value) in self.items(value) {
+            // Names of parameters may hold any word; those of parts of a state stand at the top.
+            if depth < 2 && !self.is_tensor(value) && skip.contains(&says(&key)) {
+                let n = self.count(value, 0);
+                passed.extend((n > 0).then_some((key, n)));
+                continue;
+            }
+            let name = if name.is_empty() { key } else { format!("{name}.{key}") };
+            self.flatten(value, name, (skip, depth.saturating_add(1)), tensors, passed);
+        }
+    }
+}

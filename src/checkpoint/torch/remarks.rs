@@ -1,0 +1,144 @@
+//! What a saved state says of its run beside the weights: step, configuration, optimiser.
+
+use serde_json::{Map, Number, Value as Json};
+
+use super::Saved;
+use super::find::{Weights, key_text};
+use crate::checkpoint::error::one_line;
+use crate::checkpoint::pickle::{Heap, Node, Value};
+use crate::checkpoint::{Manifest, TrainerState};
+
+/// Keys that hold the number of optimiser steps, the most telling first; an epoch is better than
+/// nothing.
+const STEPS: [&str; 10] = [
+    "global_step",
+    "global_steps",
+    "iter_num",
+    "iteration",
+    "step",
+    "steps",
+    "num_updates",
+    "iter",
+    "n_iter",
+    "epoch",
+];
+/// Keys that hold the description of the model, the most telling first.
+const CONFIGS: [&str; 7] =
+    ["model_args", "model_config", "config", "hyper_parameters", "hparams", "args", "cfg"];
+/// Keys that hold the state of the optimiser.
+const OPTIMIZERS: [&str; 5] =
+    ["optimizer", "optimizer_state_dict", "optimizer_states", "optim", "last_optimizer_state"];
+/// Values of a description.
+const MAX_VALUES: usize = 1 << 16;
+/// Containers within containers of a description.
+const MAX_DEPTH: usize = 16;
+
+/// Notes where the weights were found, and takes what the state says beside them.
+pub(super) fn add(manifest: &mut Manifest, saved: &Saved, found: &Weights) {
+    if !found.under.is_empty() {
+        let keys: Vec<String> = found.under.iter().map(|key| one_line(key)).collect();
+        manifest.notes.push(format!("weights taken from `{}`", keys.join(".")));
+    }
+    if !found.beside.is_empty() {
+        let passed: Vec<String> = found
+            .beside
+            .iter()
+            .map(|(key, n)| format!("`{}` ({n} tensors)", one_line(key)))
+            .collect();
+        manifest.notes.push(format!("left out beside them: {}", passed.join(", ")));
+    }
+    let heap = &saved.heap;
+    let step = step(heap, saved.root);
+    let remarks = &mut manifest.remarks;
+    remarks.step = remarks.step.or(step);
+    if remarks.config.is_none() {
+        remarks.config = config(heap, saved.root)
+            .map(|(key, config)| (format!("`{key}` in the weight file"), config));
+    }
+    if remarks.trainer.is_none() {
+        remarks.trainer = trainer(heap, saved.root, step);
+    }
+}
+
+fn step(heap: &Heap, root: Value) -> Option<u64> {
+    let whole = |value: Value| value.size().map(|n| n as u64);
+    let updates = || {
+        let history = heap.tuple(heap.get(root, "optimizer_history")?)?;
+        whole(heap.get(*history.last()?, "num_updates")?)
+    };
+    updates().or_else(|| STEPS.iter().find_map(|key| whole(heap.get(root, key)?)))
+}
+
+fn config(heap: &Heap, root: Value) -> Option<(&'static str, Json)> {
+    CONFIGS.iter().find_map(|key| {
+        let value = heap.get(root, key)?;
+        let mut n_left = MAX_VALUES;
+        let config = json(heap, value, 0, &mut n_left)?;
+        let is_told = config.as_object().is_some_and(|map| !map.is_empty());
+        (is_told && n_left > 0).then_some((*key, config))
+    })
+}
+
+/// A value as JSON, as far as JSON has it; objects by what was set on them.
+fn json(heap: &Heap, value: Value, depth: usize, n_left: &mut usize) -> Option<Json> {
+    *n_left = n_left.checked_sub(1)?;
+    if depth > MAX_DEPTH {
+        return None;
+    }
+    let deeper = depth.saturating_add(1);
+    Some(match value {
+        Value::None => Json::Null,
+        Value::Bool(yes) => Json::Bool(yes),
+        Value::Int(n) => Json::Number(n.into()),
+        Value::Float(x) => Number::from_f64(x).map_or(Json::Null, Json::Number),
+        Value::Text(_) => Json::String(heap.text(value)?.to_owned()),
+        Value::Bytes | Value::LargeInt | Value::Global(_) => return None,
+        Value::Node(_) => match heap.node(value)? {
+            Node::Dict(items) => {
+                let mut map = Map::new();
+                for (key, value) in items {
+                    if let Some(value) = json(heap, *value, deeper, n_left) {
+                        map.insert(key_text(heap, *key), value);
+                    }
+                }
+                Json::Object(map)
+            }
+            Node::List(items) | Node::Tuple(items) => {
+                Json::Array(items.iter().filter_map(|v| json(heap, *v, deeper, n_left)).collect())
+            }
+            Node::Object { state, .. } if heap.dict(*state).is_some() => {
+                json(heap, *state, deeper, n_left)?
+            }
+            Node::Object { .. } | Node::Set | Node::Persistent(_) => return None,
+        },
+    })
+}
+
+/// The first group of parameters of the first optimiser, and a loss beside it.
+fn trainer(heap: &Heap, root: Value, step: Option<u64>) -> Option<TrainerState> {
+    let state = OPTIMIZERS.iter().find_map(|key| heap.get(root, key));
+    let first = |value: Value| heap.tuple(value).and_then(|items| items.first().copied());
+    let state = state.map(|state| first(state).unwrap_or(state));
+    let group = state.and_then(|state| first(heap.get(state, "param_groups")?));
+    let loss = heap.get(root, "loss").and_then(Value::number);
+    let has = |key: &str| group.and_then(|group| heap.get(group, key));
+    let finite = |key: &str| has(key).and_then(Value::number).filter(|x| x.is_finite());
+    if group.is_none() && loss.is_none() {
+        return None;
+    }
+    let optimizer = match (has("betas"), has("decoupled_weight_decay"), has("nesterov")) {
+        (None, None, Some(_)) => Some("sgd"),
+        (Some(_), Some(Value::Bool(true)), _) => Some("adamw"),
+        (Some(_), Some(Value::Bool(false)), _) => Some("adam"),
+        _ => None,
+    };
+    Some(TrainerState {
+        global_step: step,
+        optimizer: optimizer.map(str::to_owned),
+        learning_rate: finite("lr"),
+        weight_decay: finite("weight_decay"),
+        momentum: finite("momentum"),
+        loss,
+        ..TrainerState::default()
+    })
+}
