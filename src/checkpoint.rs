@@ -6,6 +6,7 @@
 
 mod dcp;
 mod decode;
+mod deepspeed;
 mod dtype;
 mod error;
 mod formats;

@@ -8,8 +8,11 @@ pub(super) enum Container {
 }
 
 /// Names of unsharded weights in the HF layout; with `.index.json` behind, of the list of shards.
-pub(super) const WHOLE: [(&str, Container); 2] =
-    [("model.safetensors", Container::Safetensors), ("pytorch_model.bin", Container::Torch)];
+pub(super) const WHOLE: [(&str, Container); 3] = [
+    ("model.safetensors", Container::Safetensors),
+    ("pytorch_model.bin", Container::Torch),
+    ("pytorch_model_fsdp.bin", Container::Torch),
+];
 
 /// Files that hold no model of their own, by the start of their names, and what they hold.
 const NOT_WEIGHTS: [(&str, &str); 12] = [

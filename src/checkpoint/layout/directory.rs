@@ -1,12 +1,12 @@
 //! A checkpoint that is a directory: which files make it up, and whether all of them are there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::error::{OpenError, shown};
 use super::super::formats::{Container, WHOLE, not_weights};
 use super::super::shards::add_shards;
 use super::super::step::shard_of;
-use super::super::{Manifest, dcp, source};
+use super::super::{Manifest, dcp, deepspeed, source, torch};
 use super::file::add_container;
 
 /// Adds what the directory holds.
@@ -49,8 +49,51 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
             return dcp::add(manifest, &path, &names);
         }
     }
+    if let Some((path, names)) = deepspeed_save(path, &names)? {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        manifest.format = "deepspeed";
+        return deepspeed::add(manifest, &path, &names);
+    }
+    if names.iter().any(|name| name.starts_with("mp_rank_")) {
+        return megatron(manifest, path, &names);
+    }
     let (name, container) = lone_weights(path, &names)?;
     add_container(manifest, &path.join(name), container)
+}
+
+/// The directory of a save of DeepSpeed, which may be this one or the newest below, and its names.
+fn deepspeed_save(
+    path: &Path,
+    names: &[&str],
+) -> Result<Option<(PathBuf, Vec<String>)>, OpenError> {
+    if deepspeed::is_there(names) {
+        return Ok(Some((path.to_owned(), names.iter().map(|name| (*name).to_owned()).collect())));
+    }
+    let Some(path) = deepspeed::latest(path, names)? else { return Ok(None) };
+    let listed = source::list(&path).map_err(|error| OpenError::inside(&path, error))?;
+    let names: Vec<String> =
+        listed.iter().filter_map(|name| Some(name.to_str()?.to_owned())).collect();
+    let plain: Vec<&str> = names.iter().map(String::as_str).collect();
+    Ok(deepspeed::is_there(&plain).then_some((path, names)))
+}
+
+/// The older layout of Megatron: a directory for every rank of model parallelism.
+fn megatron(manifest: &mut Manifest, path: &Path, names: &[&str]) -> Result<(), OpenError> {
+    let ranks: Vec<&&str> = names.iter().filter(|name| name.starts_with("mp_rank_")).collect();
+    let [rank] = ranks.as_slice() else {
+        let n = ranks.len();
+        let found =
+            format!("tensors cut over {n} ranks of model parallelism, which are not joined");
+        return Err(OpenError::NotWeights { path: path.to_owned(), found });
+    };
+    manifest.format = "megatron";
+    torch::add(manifest, &path.join(rank).join("model_optim_rng.pt")).map_err(|error| match error {
+        OpenError::Vanished { path } => {
+            let what = "found no such file, expected the state of the rank".to_owned();
+            OpenError::Incomplete { path, what }
+        }
+        other => other,
+    })
 }
 
 /// The one weight file of a directory without the HF names.
