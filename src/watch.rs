@@ -31,6 +31,7 @@ mod events;
 mod hint;
 mod inbox;
 mod names;
+mod place;
 mod save;
 mod scan;
 mod settle;

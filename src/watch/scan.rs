@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::names;
-use super::save::{FileKind, FileStamp, FoundSave};
+use super::place::Place;
+use super::save::{FileKind, FileStamp, FileStat, FoundSave};
 
 /// Bounds of one scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +92,8 @@ impl ScanError {
 ///   one file the numbered one counts.
 #[must_use]
 pub fn scan(root: &Path, limits: &ScanLimits) -> ScanOutcome {
-    let real_root = match fs::canonicalize(root) {
-        Ok(real_root) => real_root,
+    let (real_root, place) = match Place::of(root) {
+        Ok(place) => place,
         Err(source) => {
             let errors = vec![ScanError::Directory { path: root.to_owned(), source }];
             return ScanOutcome { errors, ..ScanOutcome::default() };
@@ -101,6 +102,7 @@ pub fn scan(root: &Path, limits: &ScanLimits) -> ScanOutcome {
     let mut walk = Walk {
         root,
         real_root,
+        place,
         entries_left: limits.max_entries,
         outcome: ScanOutcome::default(),
         plain: Vec::new(),
@@ -144,6 +146,7 @@ struct Listing {
 struct Walk<'a> {
     root: &'a Path,
     real_root: PathBuf,
+    place: Place,
     entries_left: usize,
     outcome: ScanOutcome,
     /// Saves of one plain file, still with all links to it.
@@ -154,7 +157,7 @@ impl Walk<'_> {
     fn list(&mut self, directory: &Path) -> Listing {
         let mut listing = Listing::default();
         let mut unfinished = HashSet::new();
-        let entries = match fs::read_dir(directory) {
+        let entries = match self.place.list(directory) {
             Ok(entries) => entries,
             Err(source) => {
                 self.failed(directory, source);
@@ -214,7 +217,7 @@ impl Walk<'_> {
             let parent = if is_root { self.real_root.parent() } else { directory.parent() };
             let run_path = parent.unwrap_or(directory).to_owned();
             let files: Vec<_> = listing.files.iter().collect();
-            let save = Place { run_path, path: directory.to_owned(), step: Some(step) };
+            let save = Whose { run_path, path: directory.to_owned(), step: Some(step) };
             if let Some(save) = self.save(save, directory, &files) {
                 self.outcome.saves.push(save);
             }
@@ -241,14 +244,14 @@ impl Walk<'_> {
                 directory.to_owned()
             };
             let files: Vec<_> = together.iter().chain(&beside).copied().collect();
-            let place = Place { run_path: directory.to_owned(), path, step: None };
+            let place = Whose { run_path: directory.to_owned(), path, step: None };
             let save = self.save(place, directory, &files);
             if is_file { self.plain.extend(save) } else { self.outcome.saves.extend(save) }
         }
         for entry in apart {
             let (step, own) = names::file_step(names::stem(&entry.text));
             let run_path = if own.is_empty() { directory.to_owned() } else { directory.join(own) };
-            let place = Place { run_path, path: directory.join(&entry.name), step };
+            let place = Whose { run_path, path: directory.join(&entry.name), step };
             let files: Vec<_> = std::iter::once(entry).chain(beside.iter().copied()).collect();
             let save = self.save(place, directory, &files);
             self.plain.extend(save);
@@ -256,7 +259,7 @@ impl Walk<'_> {
     }
 
     /// Stats the files; `None` if one cannot be (which is recorded) or if nothing is left of it.
-    fn save(&mut self, place: Place, directory: &Path, files: &[&Entry]) -> Option<FoundSave> {
+    fn save(&mut self, place: Whose, directory: &Path, files: &[&Entry]) -> Option<FoundSave> {
         let mut stamps = Vec::with_capacity(files.len());
         let n_tensor_files = files.iter().filter(|entry| is_tensor_file(&entry.text)).count();
         let mut n_gone = 0;
@@ -265,7 +268,7 @@ impl Walk<'_> {
             match self.stat(&path) {
                 Ok(Some(stat)) => {
                     let kind = kind_of(&entry.text)?;
-                    stamps.push(FileStamp::new(entry.text.clone(), kind, &stat));
+                    stamps.push(FileStamp::new(entry.text.clone(), kind, stat));
                 }
                 Ok(None) => n_gone += usize::from(is_tensor_file(&entry.text)),
                 Err(error) => {
@@ -277,31 +280,38 @@ impl Walk<'_> {
         if n_tensor_files > 0 && n_gone == n_tensor_files {
             return None;
         }
-        let Place { run_path, path, step } = place;
+        let Whose { run_path, path, step } = place;
         let run = self.run_name(&run_path);
         Some(FoundSave { run, run_path, path, step, in_place: step.is_none(), files: stamps })
     }
 
     /// The stat of a regular file, links followed within the root; `None` if it vanished or is
     /// something else.
-    fn stat(&self, path: &Path) -> Result<Option<fs::Metadata>, ScanError> {
+    fn stat(&self, path: &Path) -> Result<Option<FileStat>, ScanError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
             _ => Err(ScanError::File { path: path.to_owned(), source }),
         };
+        if let Place::Objects(tree) = &self.place {
+            return match tree.stat(path) {
+                Ok(stat) => Ok(Some(FileStat::of_object(path, stat))),
+                Err(error) => failed(error.into()),
+            };
+        }
         let stat = match fs::symlink_metadata(path) {
             Ok(stat) => stat,
             Err(source) => return failed(source),
         };
         if !stat.is_symlink() {
-            return Ok(stat.is_file().then_some(stat));
+            return Ok(stat.is_file().then(|| (&stat).into()));
         }
         match fs::canonicalize(path) {
             Ok(target) if !target.starts_with(&self.real_root) => {
                 Err(ScanError::LinkOutside { path: path.to_owned(), target })
             }
             Ok(target) => {
-                fs::metadata(target).map_or_else(failed, |stat| Ok(stat.is_file().then_some(stat)))
+                let of = |stat: fs::Metadata| stat.is_file().then(|| (&stat).into());
+                fs::metadata(target).map_or_else(failed, |stat| Ok(of(stat)))
             }
             Err(source) => failed(source),
         }
@@ -327,7 +337,7 @@ impl Walk<'_> {
 }
 
 /// Where a save is and whose it is.
-struct Place {
+struct Whose {
     run_path: PathBuf,
     path: PathBuf,
     step: Option<u64>,

@@ -36,6 +36,9 @@ const MAX_RETRY: Duration = Duration::from_mins(1);
 ///   directory was renamed, since the last change;
 /// - a later step of the run is complete and not older, or the file has a second hard link.
 ///
+/// Of files that appear whole ([`SettleRules::whole_files`]) each counts as closed. Shards beside their
+/// index do so only the first time: later they are replaced one by one.
+///
 /// Where the trainer's record is expected (a directory `checkpoint-N`, or a run that has shown one),
 /// index and close do not count before it is there.
 ///
@@ -343,7 +346,12 @@ impl Settler {
         let name = found.path.file_name().map(names::escape).unwrap_or_default();
         let expects_trainer = names::is_trainer_directory(&name)
             || (is_numbered_directory(found) && run.is_some_and(|run| run.has_trainer_state));
-        !expects_trainer && (entry.closed || (!found.in_place && not_older(FileKind::Index)))
+        // Uploads run side by side: a small record may be there before the weights, and as whole.
+        let has_record =
+            self.rules.whole_files && entry.handed.is_none() && found.has_trainer_state();
+        let closed = entry.closed || (self.rules.whole_files && entry.is_whole());
+        (!expects_trainer || has_record)
+            && (closed || (!found.in_place && not_older(FileKind::Index)))
     }
 
     fn due(&self, entry: &Entry) -> Option<Duration> {

@@ -76,6 +76,15 @@ impl Entry {
         })
     }
 
+    /// Whether nothing can be missing where files appear whole: the lone weight file is there, or all
+    /// shards are for the first time.
+    pub(super) fn is_whole(&self) -> bool {
+        match self.found.file(FileKind::Index) {
+            Some(_) => !self.found.in_place && self.handed.is_none(),
+            None => self.found.weights().count() == 1,
+        }
+    }
+
     /// What was said of the files before no longer holds.
     pub(super) fn touched(&mut self) {
         self.closed = false;
