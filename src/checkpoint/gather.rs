@@ -91,10 +91,23 @@ impl Gather<'_, '_> {
     fn region(&mut self, region: &Region, into: &mut [u8]) -> Result<(), ReadError> {
         for piece in self.pieces.pieces() {
             if let Some(common) = region.common(&piece.corner, &piece.size) {
+                self.announce(piece, &common);
                 self.part(piece, &common, region, into)?;
             }
         }
         Ok(())
+    }
+
+    /// Says which part of the file will be read, if little beside the box lies in it.
+    fn announce(&mut self, piece: &Piece, part: &Region) {
+        let n_spanned = extent(&part.size, &piece.strides);
+        if n_spanned <= (part.n_elements() as u64).saturating_mul(2) {
+            let width = self.width as u64;
+            let start = (first(piece, part) as u64).saturating_mul(width);
+            let start = start.saturating_add(piece.stored.offset);
+            let end = start.saturating_add(n_spanned.saturating_mul(width));
+            self.stretches.expect_reads(piece.stored.file, start..end);
+        }
     }
 
     /// Reads a box of a piece in one go if that reads little beside it, else its halves along the
@@ -132,11 +145,7 @@ impl Gather<'_, '_> {
     ) -> Result<(), ReadError> {
         let n_spanned = usize::try_from(extent(&part.size, &piece.strides)).unwrap_or(0);
         let mut bytes = vec![0; n_spanned.saturating_mul(self.width)];
-        let inner = part.corner.iter().zip(&piece.corner).map(|(a, b)| a.saturating_sub(*b));
-        let first = inner
-            .zip(&piece.strides)
-            .fold(0, |sum: usize, (at, stride)| sum.saturating_add(at.saturating_mul(*stride)));
-        self.stored(piece, first, &mut bytes)?;
+        self.stored(piece, first(piece, part), &mut bytes)?;
         let from: Vec<usize> = piece.strides.to_vec();
         let to = super::place::row_major(&region.size);
         let outer = part.corner.iter().zip(&region.corner).map(|(a, b)| a.saturating_sub(*b));
@@ -160,6 +169,14 @@ impl Gather<'_, '_> {
             }
         }
     }
+}
+
+/// Number of a box's first element among those stored.
+fn first(piece: &Piece, part: &Region) -> usize {
+    let inner = part.corner.iter().zip(&piece.corner).map(|(a, b)| a.saturating_sub(*b));
+    inner
+        .zip(&piece.strides)
+        .fold(0, |sum: usize, (at, stride)| sum.saturating_add(at.saturating_mul(*stride)))
 }
 
 /// Copies a box of elements between two orders; the last dimension in one loop.

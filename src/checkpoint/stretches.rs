@@ -37,6 +37,9 @@ impl<'a> Stretches<'a> {
 
     /// Says that this range of a file will be read in order; it matters where a read takes a request.
     pub(super) fn expect_reads(&mut self, index: usize, range: Range<u64>) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.index == index) {
+            open.file.expect_reads(range.clone());
+        }
         self.ahead = (index, range);
     }
 

@@ -75,7 +75,7 @@ async fn body(answer: GetResult, n_wanted: u64) -> Result<Vec<u8>, object_store:
 /// What lies directly below a prefix.
 pub(super) fn list(place: &Place, max_entries: usize) -> Result<Vec<Entry>, RemoteError> {
     let mut found = BTreeMap::new();
-    let own = place.prefix();
+    let own = prefix(place);
     pages(place, true, max_entries, |prefixes, objects| {
         for prefix in prefixes {
             if let Some(name) = last(&prefix, &own) {
@@ -101,7 +101,7 @@ pub(super) fn list_all(
     max_objects: usize,
 ) -> Result<Option<Vec<(String, Stat)>>, RemoteError> {
     let mut found = Vec::new();
-    let own = place.prefix();
+    let own = prefix(place);
     let complete = pages(place, false, PAGE, |_, objects| {
         for meta in objects {
             if let Some(below) = meta.location.as_ref().strip_prefix(&own) {
@@ -111,6 +111,11 @@ pub(super) fn list_all(
         found.len() <= max_objects
     })?;
     Ok((complete && found.len() <= max_objects).then_some(found))
+}
+
+/// The beginning of all keys below a place.
+fn prefix(place: &Place) -> String {
+    if place.key.is_empty() { String::new() } else { format!("{}/", place.key) }
 }
 
 /// The name directly below a prefix; none for the object that some programs put there for a directory.
@@ -126,8 +131,8 @@ fn pages(
     max_entries: usize,
     mut take: impl FnMut(Vec<Key>, Vec<ObjectMeta>) -> bool,
 ) -> Result<bool, RemoteError> {
-    let prefix = place.prefix();
-    let prefix = Some(prefix.as_str()).filter(|prefix| !prefix.is_empty());
+    let own = prefix(place);
+    let prefix = Some(own.as_str()).filter(|prefix| !prefix.is_empty());
     let mut page_token: Option<String> = None;
     loop {
         let options = PaginatedListOptions {

@@ -16,9 +16,9 @@ const SMALL: u64 = 256 << 10;
 const TINY: u64 = 64 << 10;
 /// Most that is loaded at once.
 const LARGE: u64 = 8 << 20;
-/// Small blocks kept for all objects together; they hold the headers, which are read twice, and the
-/// small tensors between large ones.
-const MAX_KEPT: usize = 16;
+/// Small blocks kept for all objects together, 16 MiB; they hold the headers and the small tensors
+/// between large ones, which are read twice.
+const MAX_KEPT: usize = 64;
 
 /// A run of bytes of an object.
 #[derive(Debug, Default)]

@@ -56,11 +56,6 @@ impl Place {
         let Some((bucket, key)) = parts.split_first() else { return Err(wrong("no bucket")) };
         Ok(Self { scheme, bucket: (*bucket).to_owned(), key: key.join("/") })
     }
-
-    /// The beginning of all keys below it.
-    pub(super) fn prefix(&self) -> String {
-        if self.key.is_empty() { String::new() } else { format!("{}/", self.key) }
-    }
 }
 
 impl fmt::Display for Place {

@@ -50,6 +50,14 @@ fn a_run_in_a_bucket_has_the_numbers_of_the_same_run_on_disk() {
     let mode = remote.metrics().all("watch_mode", &[("root", "s3://bucket/runs")]);
     assert!(mode.iter().any(|(labels, on)| labels.contains("polling") && *on > 0.0), "{mode:?}");
     assert!(store.most_in_flight() <= 2);
+    // With nothing new a scan is one request.
+    store.pages_of(1000);
+    std::thread::sleep(Duration::from_secs(1));
+    store.asked();
+    std::thread::sleep(Duration::from_secs(3));
+    let asked = store.asked();
+    assert_eq!(kinds(&asked), (asked.len(), 0, 0));
+    assert!((1..=4).contains(&asked.len()), "{asked:#?}");
     assert_eq!(remote.metrics().0.matches("a-secret").count(), 0);
 }
 
