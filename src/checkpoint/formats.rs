@@ -14,9 +14,11 @@ pub(super) const WHOLE: [(&str, Container); 3] = [
     ("pytorch_model_fsdp.bin", Container::Torch),
 ];
 
+/// The start of the name of an adapter's weights, which belong to a model that lies elsewhere.
+pub(super) const ADAPTER: &str = "adapter_model";
+
 /// Files that hold no model of their own, by the start of their names, and what they hold.
-const NOT_WEIGHTS: [(&str, &str); 12] = [
-    ("adapter_model", "the weights of an adapter"),
+const NOT_WEIGHTS: [(&str, &str); 11] = [
     ("optimizer", "the state of an optimiser"),
     ("optim_states", "the state of an optimiser"),
     ("scheduler", "the state of a scheduler"),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::error::{OpenError, shown};
-use super::super::formats::{Container, WHOLE, not_weights};
+use super::super::formats::{ADAPTER, Container, WHOLE, not_weights};
 use super::super::shards::add_shards;
 use super::super::step::shard_of;
 use super::super::{Manifest, dcp, deepspeed, source, torch};
@@ -26,8 +26,13 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
         let index = format!("{whole}.index.json");
         let has_index = names.contains(&index.as_str());
         if names.contains(&whole) {
+            if has_index && is_younger(&path.join(&index), &path.join(whole))? {
+                manifest.notes.push(format!("{whole} left out, as {index} is younger"));
+                manifest.format = container.format();
+                return add_shards(manifest, path, &index, container);
+            }
             if has_index {
-                manifest.notes.push(format!("{index} left out, as {whole} is there too"));
+                manifest.notes.push(format!("{index} left out, as {whole} is younger"));
             }
             return add_container(manifest, &path.join(whole), container);
         }
@@ -59,6 +64,16 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
     }
     let (name, container) = lone_weights(path, &names)?;
     add_container(manifest, &path.join(name), container)
+}
+
+/// Whether the first of two files was written after the second. A save into a directory that held
+/// another leaves what it does not overwrite: one file over shards their index, shards the one file.
+fn is_younger(first: &Path, second: &Path) -> Result<bool, OpenError> {
+    let time = |path: &Path| match source::look(path) {
+        Ok(identity) => Ok(identity.mtime_ns),
+        Err(error) => Err(OpenError::inside(path, error)),
+    };
+    Ok(time(first)? > time(second)?)
 }
 
 /// The directory of a save of DeepSpeed, which may be this one or the newest below, and its names.
@@ -99,9 +114,20 @@ fn megatron(manifest: &mut Manifest, path: &Path, names: &[&str]) -> Result<(), 
 /// The one weight file of a directory without the HF names.
 fn lone_weights<'a>(path: &Path, names: &[&'a str]) -> Result<(&'a str, Container), OpenError> {
     let mut others = None;
+    let is_own = |name: &&&str| {
+        Container::of_name(name).is_some()
+            && !name.starts_with(['.'])
+            && !name.starts_with(ADAPTER)
+            && not_weights(name).is_none()
+    };
+    let others_there = names.iter().any(|name| is_own(&name));
     for container in Container::ALL {
-        let is_file =
-            |name: &&&str| Container::of_name(name) == Some(container) && !name.starts_with('.');
+        let is_file = |name: &&&str| {
+            Container::of_name(name) == Some(container)
+                && !name.starts_with('.')
+                // Beside a model's own weights an adapter is not what was asked for.
+                && (!name.starts_with(ADAPTER) || !others_there)
+        };
         let (not, weights): (Vec<&str>, Vec<&str>) =
             names.iter().filter(is_file).partition(|name| not_weights(name).is_some());
         others = others.or_else(|| not.iter().find_map(|name| not_weights(name)));
