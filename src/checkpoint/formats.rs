@@ -39,6 +39,20 @@ pub(super) fn not_weights(name: &str) -> Option<&'static str> {
     by_start.map(|(_, words)| *words).or(by_end)
 }
 
+/// Keys under which trainers keep a model's weights, the most telling first.
+pub(super) const WEIGHTS: [&str; 10] = [
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "policy",
+];
+
 /// What a key says of all that is below it.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Says {
@@ -65,7 +79,8 @@ pub(super) fn says(key: &str) -> Says {
         "loops",
         "dataloader",
     ];
-    if key.contains("optim") || other.iter().any(|word| is(word)) {
+    let whole = ["train_state", "trainer_state", "trainer", "extra_state"].contains(&key.as_str());
+    if whole || key.contains("optim") || other.iter().any(|word| is(word)) {
         Says::Other
     } else if is("ema") || is("swa") || is("shadow") || key.ends_with("_avg") {
         Says::Average

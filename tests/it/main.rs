@@ -10,6 +10,7 @@ mod checkpoint_files;
 mod compare;
 mod degenerate;
 mod exposition;
+mod formats;
 mod golden_linalg;
 mod history;
 mod kept;

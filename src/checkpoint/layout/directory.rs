@@ -41,6 +41,10 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
             return add_shards(manifest, path, &index, container);
         }
     }
+    if names.iter().any(|name| dcp::safetensors::is_of_rank(name)) {
+        manifest.format = Container::Safetensors.format();
+        return dcp::safetensors::add(manifest, path, &names);
+    }
     if dcp::is_there(&names) {
         manifest.format = "torch-dcp";
         return dcp::add(manifest, path, &names);

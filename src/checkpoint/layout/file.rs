@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::error::{OpenError, shown};
 use super::super::formats::{Container, not_weights};
 use super::super::header::{add_file, read_header};
-use super::super::{Manifest, source, torch};
+use super::super::{Manifest, TensorInfo, source, torch};
 
 /// Adds what the file of that name holds.
 pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError> {
@@ -35,6 +35,15 @@ pub(super) fn add_container(
             let (file, header) = read_header(path)?;
             add_file(manifest, file, header)
         }
-        Container::Torch => torch::add(manifest, path),
+        Container::Torch => {
+            torch::add(manifest, path)?;
+            let is_matrix = |tensor: &TensorInfo| tensor.dtype.is_float() && tensor.shape.len() > 1;
+            // Anything can be saved this way; what has no matrix is not what is looked for.
+            if manifest.tensors.iter().any(is_matrix) {
+                return Ok(());
+            }
+            let found = "tensors, and no matrix of weights among them".to_owned();
+            Err(OpenError::NotWeights { path: path.to_owned(), found })
+        }
     }
 }
