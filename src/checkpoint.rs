@@ -9,6 +9,7 @@ mod decode;
 mod deepspeed;
 mod dtype;
 mod error;
+mod fill;
 mod formats;
 mod gather;
 mod header;

@@ -17,8 +17,9 @@ pub(super) use remarks::{add_optimizer, add_remarks};
 pub(super) use tensor::{Found, Stated};
 
 use super::error::OpenError;
+use super::fill::Fill;
 use super::pickle::{Heap, PickleError, Value};
-use super::source::{self, Fill, Stretch};
+use super::source::{self, Stretch};
 use super::stretches::Stretches;
 use super::zip::ZipError;
 use super::{Manifest, SourceFile};

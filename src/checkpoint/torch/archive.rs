@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::{Saved, Storages, TorchError};
 use crate::checkpoint::error::one_line;
+use crate::checkpoint::fill::Fill;
 use crate::checkpoint::pickle::{self, Input, Limits};
-use crate::checkpoint::source::Fill;
 use crate::checkpoint::zip::{self, Entry, Method};
 
 /// Bytes of the pickle.
