@@ -38,7 +38,8 @@ mod settled;
 
 pub use events::{WatchMode, Watcher, network_file_system};
 pub use hint::FileEvent;
-pub use save::{FileKind, FileStamp, FoundSave};
+pub use names::FileKind;
+pub use save::{FileStamp, FoundSave, Pointer};
 pub use scan::{ScanError, ScanLimits, ScanOutcome, scan};
 pub use settle::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules, Settler};
 pub use settled::SettledSave;

@@ -43,12 +43,7 @@ fn found(saves: &[FoundSave]) -> ScanOutcome {
 
 /// A file whose inode follows from its name and whose mtime is given.
 fn file(name: &str, size: u64, mtime_ns: i64) -> FileStamp {
-    let kind = match name {
-        "config.json" => FileKind::Config,
-        "trainer_state.json" => FileKind::TrainerState,
-        _ if names::is_index(name) => FileKind::Index,
-        _ => FileKind::Weights,
-    };
+    let kind = names::kind_of(name.rsplit('/').next().unwrap()).unwrap();
     let ino = name.bytes().fold(7, |ino, byte| ino * 31 % 1_000_003 + u64::from(byte));
     FileStamp {
         name: name.to_owned(),
@@ -68,7 +63,15 @@ fn save(path: &str, files: &[FileStamp]) -> FoundSave {
     let name = names::escape(path.file_name().unwrap());
     let step = names::directory_step(&name).or(names::file_step(names::stem(&name)).0);
     let run = run_path.file_name().unwrap().display().to_string();
-    FoundSave { run, run_path, path, step, in_place: step.is_none(), files: files.to_vec() }
+    FoundSave {
+        run,
+        run_path,
+        path,
+        step,
+        in_place: step.is_none(),
+        files: files.to_vec(),
+        also: Vec::new(),
+    }
 }
 
 fn weights(size: u64, mtime_ns: i64) -> FileStamp {
