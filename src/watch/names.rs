@@ -16,8 +16,8 @@ mod steps;
 
 pub(super) use aliases::{AliasRank, alias_rank, may_be_copy};
 pub(super) use formats::{
-    is_data, is_foreign, is_optimizer_shard, is_together, is_weights, kind_of, orbax_kind, rank_of,
-    shard, stem, with_endings,
+    is_alone, is_data, is_foreign, is_optimizer_shard, is_together, is_weights, kind_of,
+    orbax_kind, rank_of, shard, stem, with_endings,
 };
 pub(super) use markers::{
     has_late_marker, is_commit, is_hidden_mark, is_ignored, is_orbax_mark, is_part, is_pointer,

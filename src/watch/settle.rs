@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::hint::FileEvent;
-use super::names::{self, AliasRank, FileKind};
+use super::names::AliasRank;
 use super::save::{Content, FoundSave, Pointer};
 use super::scan::{ScanError, ScanOutcome};
 use super::settled::SettledSave;
-use copies::{Originals, home};
-use entry::{Entry, Heard, Known, Returned, RunState, Slot, entry_of, known, slot_of};
+use copies::{Home, Originals, home};
+use entry::{Entry, Known, Returned, RunState, Slot, known, slot_of};
 
 mod copies;
 mod entry;
+mod hear;
 mod rules;
 mod signs;
 
@@ -52,8 +53,9 @@ const MAX_RETRY: Duration = Duration::from_mins(1);
 /// on a network file system, a lone `.pt`), and whether a writer over an old `.metadata` has stopped
 /// or stalls. There the long wait decides, and whoever reads the save checks it.
 ///
-/// A file called `last` or `best` waits for the numbered files beside it, as long as
-/// [`SettleRules::settle`], and is not handed out when it is a copy of one of them.
+/// A file called `last` or `best` waits until the files beside it have come to rest and the numbered
+/// ones are handed out, at most twice as long as [`SettleRules::settle`], and is not handed out when
+/// it is a copy of one of them.
 ///
 /// One settler sees one root. All time arguments are of one clock; should it go backwards, it stands.
 #[derive(Debug)]
@@ -72,8 +74,7 @@ pub struct Settler {
     runs: HashMap<String, RunState>,
     pointers: HashMap<PathBuf, Vec<Pointer>>,
     originals: Originals,
-    /// Directory → the best rank of the files there that wait.
-    waiting_homes: HashMap<PathBuf, AliasRank>,
+    homes: HashMap<PathBuf, Home>,
     rescan_at: Option<Duration>,
     counters: SettleCounters,
 }
@@ -94,7 +95,7 @@ impl Settler {
             runs: HashMap::new(),
             pointers: HashMap::new(),
             originals: Originals::default(),
-            waiting_homes: HashMap::new(),
+            homes: HashMap::new(),
             rescan_at: None,
             counters: SettleCounters::default(),
         }
@@ -217,8 +218,10 @@ impl Settler {
         let content = found.content();
         let n_scans = self.n_scans;
         let sequence = self.n_sequences;
+        let mut is_news = false;
         let entry = self.entries.entry(found.path.clone()).or_insert_with(|| {
             self.n_sequences += 1;
+            is_news = true;
             Entry::new(now, sequence, found.clone(), content.clone())
         });
         entry.scan = n_scans;
@@ -226,6 +229,7 @@ impl Settler {
         if entry.found != *found {
             entry.changed_at = now;
             entry.returned = None;
+            is_news = true;
             if entry.replace(found, content) {
                 // The time to weights does not count: a directory may wait long for its first file.
                 entry.seen_first = now;
@@ -240,59 +244,8 @@ impl Settler {
             entry.sequence = *sequence;
             entry.handed = Some(entry.content.clone());
         }
-    }
-
-    fn hear(&mut self, now: Duration, hints: &[FileEvent]) {
-        // A file written between mkdir and the watch sends no event: look once more.
-        match self.rescan_at {
-            _ if !hints.is_empty() => self.rescan_at = Some(now.saturating_add(self.rules.quiet)),
-            Some(at) if at <= now => self.rescan_at = None,
-            _ => {}
-        }
-        for hint in hints {
-            match hint {
-                FileEvent::Rescan => self.entries.values_mut().for_each(Entry::touched),
-                FileEvent::Touched(path) => self.touch(now, path),
-                FileEvent::Closed(path) => self.close(path),
-                FileEvent::Removed(path) => self.removed(path),
-            }
-        }
-    }
-
-    /// What was called unfinished is finished once nobody calls it so and it is still there.
-    fn removed(&mut self, path: &Path) {
-        let Some(name) = path.file_name().map(names::escape) else { return };
-        let Some(whose) = names::unfinished(&name) else { return };
-        for name in names::with_endings(whose) {
-            if let Some(entry) = self.entries.get_mut(&path.with_file_name(name)) {
-                entry.heard = Heard::Finished;
-            }
-        }
-    }
-
-    fn touch(&mut self, now: Duration, path: &Path) {
-        if let Some(entry) = entry_of(&mut self.entries, path)
-            && entry.is_content_file(path)
-        {
-            entry.changed_at = now;
-            entry.touched();
-        }
-    }
-
-    fn close(&mut self, path: &Path) {
-        let Some(entry) = entry_of(&mut self.entries, path) else { return };
-        if entry.found.path == path && !entry.is_file() {
-            entry.heard = Heard::Finished;
-        }
-        if entry.heard != Heard::Finished && entry.is_content_file(path) {
-            let name = entry.name_of(path);
-            // A shard that is finished after the index may not be the one that the index names.
-            let is_last = match entry.found.file(FileKind::Index) {
-                Some(index) => index.name == name,
-                // One of several is closed before the others come, and DCP closes it with the header.
-                None => entry.found.weights().count() == 1 && names::shard(&name).is_none(),
-            };
-            entry.heard = if is_last { Heard::Closed } else { Heard::Nothing };
+        if let Some(home) = home(entry).filter(|_| is_news) {
+            Home::changed(&mut self.homes, home, now);
         }
     }
 
@@ -307,6 +260,9 @@ impl Settler {
         };
         let is_gone = |path: &PathBuf, entry: &mut Entry| entry.scan != n_scans && !hidden(path);
         for (_, entry) in self.entries.extract_if(is_gone) {
+            if let Some(home) = home(&entry) {
+                Home::changed(&mut self.homes, home, self.now);
+            }
             self.counters.vanished += u64::from(entry.is_waiting());
             if let Some(handed) = &entry.handed {
                 self.departed.push_back((entry.slot(), handed.clone(), entry.sequence));
@@ -362,11 +318,15 @@ impl Settler {
 
     /// Which files of each directory wait, for their copies to wait as well.
     fn compare_homes(&mut self) {
-        self.waiting_homes.clear();
+        let recent = self.now.saturating_sub(self.rules.settle.saturating_mul(2));
+        self.homes.retain(|_, home| {
+            home.waiting = None;
+            home.changed_at >= recent
+        });
         for entry in self.entries.values().filter(|entry| entry.is_waiting()) {
             if let Some(home) = home(entry) {
-                let best = self.waiting_homes.entry(home.to_owned()).or_insert(entry.rank);
-                *best = entry.rank.min(*best);
+                let home = self.homes.entry(home.to_owned()).or_default();
+                home.waiting = Some(home.waiting.map_or(entry.rank, |best| best.min(entry.rank)));
             }
         }
     }
@@ -385,15 +345,18 @@ impl Settler {
         if signs::is_barred(entry) {
             return None;
         }
-        let is_original_waiting = || {
-            let best = home(entry).and_then(|home| self.waiting_homes.get(home));
-            best.is_some_and(|best| *best < entry.rank)
-        };
-        Some(match &entry.returned {
+        let at = match &entry.returned {
             Some(returned) => returned.retry_at.max(quiet_at),
-            None if self.has_sign(entry) && !is_original_waiting() => quiet_at,
+            None if self.has_sign(entry) => quiet_at,
             None => settle_at.max(quiet_at),
-        })
+        };
+        let home = home(entry).filter(|_| entry.rank != AliasRank::Own && entry.returned.is_none());
+        let Some(home) = home.and_then(|home| self.homes.get(home)) else { return Some(at) };
+        // The file that it is a copy of may wait, or be written after it.
+        let longest = settle_at.saturating_add(self.rules.settle);
+        let is_original_waiting = home.waiting.is_some_and(|best| best < entry.rank);
+        let rests_at = home.changed_at.saturating_add(self.rules.quiet);
+        Some(if is_original_waiting { longest } else { rests_at.min(longest) }.max(at))
     }
 
     fn has_sign(&self, entry: &Entry) -> bool {

@@ -17,6 +17,7 @@ mod namings;
 mod physics;
 mod plan;
 mod recognize;
+mod replay;
 mod rules;
 mod serve;
 mod support;

@@ -177,6 +177,12 @@ pub(in crate::watch) fn shard(name: &str) -> Option<Shard<'_>> {
     Some(Shard { set, n_shards: steps::plain_number(total)? })
 }
 
+/// Whether a writer who closes this file may be done with its save: it is not one of several, of a
+/// set, of processes, or in a part of a save that has other parts.
+pub(in crate::watch) fn is_alone(name: &str) -> bool {
+    shard(name).is_none() && rank_of(name).is_none() && !name.contains('/')
+}
+
 /// The rank that wrote a file of a distributed checkpoint: `__3_0.distcp`, `__3.metadata`.
 pub(in crate::watch) fn rank_of(name: &str) -> Option<u64> {
     let rest = name.strip_prefix("__")?;

@@ -42,8 +42,7 @@ impl Member {
 
     /// Whether the file can be read without its neighbours.
     pub(super) fn is_readable_alone(&self) -> bool {
-        let is_part = self.name.contains('/') || names::rank_of(&self.name).is_some();
-        self.kind == FileKind::Weights && !is_part && names::shard(&self.name).is_none()
+        self.kind == FileKind::Weights && names::is_alone(&self.name)
     }
 
     /// Whether this file, which holds no tensors, belongs to a weight file of that name.

@@ -108,6 +108,24 @@ impl Originals {
     }
 }
 
+/// What the files of one directory are doing.
+#[derive(Debug, Default)]
+pub(super) struct Home {
+    /// When one came, went or changed, or anything was heard of one.
+    pub(super) changed_at: Duration,
+    /// The best rank of those that wait.
+    pub(super) waiting: Option<AliasRank>,
+}
+
+impl Home {
+    pub(super) fn changed(homes: &mut HashMap<PathBuf, Self>, home: &Path, now: Duration) {
+        match homes.get_mut(home) {
+            Some(home) => home.changed_at = now,
+            None => drop(homes.insert(home.to_owned(), Self { changed_at: now, waiting: None })),
+        }
+    }
+}
+
 /// The directory that a save of one file shares with others.
 pub(super) fn home(entry: &Entry) -> Option<&Path> {
     entry.is_file().then(|| entry.found.path.parent()).flatten()

@@ -5,6 +5,7 @@ mod signs;
 use proptest::prelude::*;
 
 use super::*;
+use crate::watch::names;
 use crate::watch::save::FileStamp;
 
 const DIRECTORY: &str = "/w/run/step-5";
