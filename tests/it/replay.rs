@@ -5,6 +5,7 @@
 mod disk;
 mod player;
 mod trace;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,6 +17,7 @@ use disk::number;
 use player::{Handed, Hints, Look, Manner, Outcome, Pace, play};
 use trace::Trace;
 use weightvane::watch::{FileKind, FileStamp, SettleRules};
+use written::written;
 
 /// Plays of each manner that has chance in it; more with `WEIGHTVANE_REPLAYS=20`.
 const SEEDS: u64 = 1;
@@ -197,6 +199,13 @@ fn all(traces: Vec<Trace>) -> Tally {
 #[test]
 fn every_recorded_save_is_handed_out_once_whole_and_in_time() {
     let sum = all(recorded());
+    println!("{} replays, {} scans, {} saves handed out", sum.replays, sum.scans, sum.handed);
+    assert!(sum.faults.is_empty(), "{} faults: {:#?}", sum.faults.len(), first(&sum.faults));
+}
+
+#[test]
+fn savers_that_nobody_recorded_are_followed_by_their_sources() {
+    let sum = all(written());
     println!("{} replays, {} scans, {} saves handed out", sum.replays, sum.scans, sum.handed);
     assert!(sum.faults.is_empty(), "{} faults: {:#?}", sum.faults.len(), first(&sum.faults));
 }

@@ -180,7 +180,8 @@ pub(in crate::watch) fn shard(name: &str) -> Option<Shard<'_>> {
 /// Whether a writer who closes this file may be done with its save: it is not one of several, of a
 /// set, of processes, or in a part of a save that has other parts.
 pub(in crate::watch) fn is_alone(name: &str) -> bool {
-    shard(name).is_none() && rank_of(name).is_none() && !name.contains('/')
+    let is_of_rank = rank_of(name).is_some() || name.ends_with("_states.pt");
+    shard(name).is_none() && !is_of_rank && !name.contains('/')
 }
 
 /// The rank that wrote a file of a distributed checkpoint: `__3_0.distcp`, `__3.metadata`.

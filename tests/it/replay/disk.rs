@@ -43,6 +43,8 @@ impl Disk {
     }
 
     /// Performs an operation and returns what inotify says of it.
+    ///
+    /// Writing `length` bytes of a text file writes the text, whatever its length, at its start.
     pub(super) fn perform(&self, what: &What, save: usize, at: Duration) -> Vec<FileEvent> {
         let seen = |path: &Path, event: fn(PathBuf) -> FileEvent| {
             let full = self.full(path);
@@ -74,7 +76,13 @@ impl Disk {
             }
             What::Write { path, offset, length } => {
                 let file = self.open(path);
-                file.write_all_at(&self.bytes(path, save, *length), *offset).unwrap();
+                match self.text(path, save) {
+                    Some(text) => file.write_all_at(text.as_bytes(), 0).unwrap(),
+                    None => {
+                        let bytes = vec![number(save); usize::try_from(*length).unwrap()];
+                        file.write_all_at(&bytes, *offset).unwrap();
+                    }
+                }
                 self.stamp(&file, at);
                 seen(path, touched)
             }
@@ -117,14 +125,13 @@ impl Disk {
         assert!(self.temp.path().exists());
     }
 
-    /// The number of the save, but for the files whose text is read.
-    fn bytes(&self, path: &Path, save: usize, length: u64) -> Vec<u8> {
-        let length = usize::try_from(length).unwrap();
+    /// What the files hold whose text is read.
+    fn text(&self, path: &Path, save: usize) -> Option<String> {
         let step = self.saves[save].step.unwrap_or(0);
-        match path.file_name().unwrap().to_str().unwrap() {
-            "latest" => format!("global_step{step}").into_bytes(),
-            "latest_checkpointed_iteration.txt" => step.to_string().into_bytes(),
-            _ => vec![number(save); length],
+        match path.file_name()?.to_str()? {
+            "latest" => Some(format!("global_step{step}")),
+            "latest_checkpointed_iteration.txt" => Some(step.to_string()),
+            _ => None,
         }
     }
 }
