@@ -127,6 +127,10 @@ impl FoundSave {
     /// - OLMo-core's, which has a part `model_and_optim`, has `.metadata.json`: it is written last and
     ///   deleted first.
     pub(super) fn lacks_required(&self) -> bool {
+        let is_olmo = self.files.iter().any(|file| file.name.starts_with("model_and_optim/"));
+        if !is_olmo && !self.weights().any(|file| file.name.ends_with(".distcp")) {
+            return false;
+        }
         let marks = self.files.iter().filter(|file| file.kind != FileKind::Weights);
         let marks: HashSet<&str> = marks.map(|file| file.name.as_str()).collect();
         let lacks_metadata = |file: &FileStamp| {
@@ -137,7 +141,6 @@ impl FoundSave {
                     && !marks.contains(format!("{home}__{rank}.metadata").as_str())
             })
         };
-        let is_olmo = self.files.iter().any(|file| file.name.starts_with("model_and_optim/"));
         (is_olmo && !marks.contains(".metadata.json")) || self.weights().any(lacks_metadata)
     }
 

@@ -169,13 +169,19 @@ impl Walk<'_> {
                 step = Some(number);
             }
         }
+        // NeMo's names say more than the step: what is left names the run, as with files.
+        let mut own = String::new();
+        if step.is_none() && members.iter().any(|member| member.name.starts_with("weights/")) {
+            (step, own) = names::file_step(name);
+        }
         let Some(step) = step.filter(|_| has_weights || !is_root) else {
             self.unnumbered(directory, &members);
             return Descend::Yes;
         };
         if has_weights || listing.may_get_weights() {
             let parent = if is_root { self.real_root.parent() } else { directory.parent() };
-            let run_path = parent.unwrap_or(directory).to_owned();
+            let parent = parent.unwrap_or(directory);
+            let run_path = if own.is_empty() { parent.to_owned() } else { parent.join(own) };
             let place = Place { run_path, path: directory.to_owned(), step: Some(step) };
             let members: Vec<_> = members.iter().collect();
             if let Some(save) = self.save(place, directory, &members) {

@@ -1,6 +1,8 @@
 //! Scans and events on real directories, in the layouts that savers leave.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod layouts;
+
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -359,6 +361,20 @@ fn a_rename_settles_soon_and_a_rewrite_is_a_second_version() {
     assert_eq!(daemon.settled(1), [(last.clone(), 1)]);
     fs::write(&last, "again").unwrap();
     assert_eq!(daemon.settled(1), [(last, 2)]);
+}
+
+#[test]
+fn marks_beside_a_save_are_heard() {
+    let (_temp, root) = tree(&["pl/epoch=0-step=1-unfinished", "ds/global_step1/"]);
+    let mut daemon = Daemon::new(&root);
+    add(&root, "pl/epoch=0-step=1.ckpt");
+    fs::remove_file(root.join("pl/epoch=0-step=1-unfinished")).unwrap();
+    assert_eq!(daemon.settled(1), [(root.join("pl/epoch=0-step=1.ckpt"), 1)]);
+    add(&root, "ds/global_step1/mp_rank_00_model_states.pt");
+    std::thread::sleep(Duration::from_millis(20));
+    fs::write(root.join("ds/latest"), "global_step1").unwrap();
+    assert_eq!(daemon.settled(1), [(root.join("ds/global_step1"), 1)]);
+    assert!(daemon.start.elapsed() < Duration::from_secs(20), "neither waited for 40 s");
 }
 
 /// All hints until `last` is among them.

@@ -67,11 +67,12 @@ pub(in crate::watch) fn is_orbax_mark(name: &str) -> bool {
 /// Whether a directory of this name, inside a save of that name, holds a part of the save.
 ///
 /// `DeepSpeed` under the Hugging Face trainer puts a `global_stepN` of its own into `checkpoint-N`,
-/// under Accelerate a `pytorch_model`.
+/// under Accelerate a `pytorch_model`; `NeMo` has `weights` beside `context`.
 pub(in crate::watch) fn is_part(name: &str, save: &str) -> bool {
     let is_counted = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
     let is_numbered = |start: &str| name.strip_prefix(start).is_some_and(is_counted);
     PARTS.iter().any(|start| is_numbered(start))
+        || (name == "weights" && save.contains('='))
         || (is_trainer_directory(save) && is_numbered("global_step"))
         || (save.starts_with("checkpoint")
             && (name == "pytorch_model" || is_numbered("pytorch_model_")))
@@ -129,12 +130,14 @@ mod tests {
             ("pytorch_model_fsdp_0", "checkpoint-5"),
             ("global_step5", "checkpoint-5"),
             ("pytorch_model", "checkpoint_0"),
+            ("weights", "model--val_loss=1.20-step=99"),
         ] {
             assert!(is_part(name, save), "{name} is a part of {save}");
         }
         for (name, save) in [
             ("global_step5", "out"),
             ("train", "step5"),
+            ("weights", "run"),
             ("optimizer_0", "checkpoint-5"),
             ("mp_rank_x", "iter_0000100"),
             ("sharded", "step-5"),

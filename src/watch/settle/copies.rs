@@ -21,7 +21,7 @@ const MAX_DIFFERENCE: u64 = 4096;
 /// Originals remembered a directory.
 const MAX_ORIGINALS: usize = 64;
 
-/// Saves of one file that were handed out, by directory.
+/// Saves that were handed out, by the directory that they share.
 #[derive(Debug, Default)]
 pub(super) struct Originals {
     by_home: HashMap<PathBuf, VecDeque<Original>>,
@@ -126,9 +126,10 @@ impl Home {
     }
 }
 
-/// The directory that a save of one file shares with others.
+/// The directory that a save shares with others: not that of one which is all of a run.
 pub(super) fn home(entry: &Entry) -> Option<&Path> {
-    entry.is_file().then(|| entry.found.path.parent()).flatten()
+    let shares = entry.is_file() || entry.found.step.is_some() || entry.rank != AliasRank::Own;
+    shares.then(|| entry.found.path.parent()).flatten()
 }
 
 fn stem_of(entry: &Entry) -> String {

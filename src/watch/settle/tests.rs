@@ -1,5 +1,6 @@
 //! Saves as tables of times and states.
 
+mod copies;
 mod signs;
 
 use proptest::prelude::*;
