@@ -1,4 +1,5 @@
-//! From events and scans to settled saves; no file content is parsed here.
+//! From events and scans to settled saves. Names, sizes and times are looked at and no content, but
+//! for the few bytes of the text files that name a run's last save.
 //!
 //! A scan ([`scan`]) is the truth, an event ([`Watcher`]) only a reason to scan sooner: inotify loses
 //! files written right after `mkdir`, its queue overflows, and network file systems send nothing.

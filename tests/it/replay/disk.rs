@@ -76,12 +76,11 @@ impl Disk {
             }
             What::Write { path, offset, length } => {
                 let file = self.open(path);
-                match self.text(path, save) {
-                    Some(text) => file.write_all_at(text.as_bytes(), 0).unwrap(),
-                    None => {
-                        let bytes = vec![number(save); usize::try_from(*length).unwrap()];
-                        file.write_all_at(&bytes, *offset).unwrap();
-                    }
+                if let Some(text) = self.text(path, save) {
+                    file.write_all_at(text.as_bytes(), 0).unwrap();
+                } else {
+                    let bytes = vec![number(save); usize::try_from(*length).unwrap()];
+                    file.write_all_at(&bytes, *offset).unwrap();
                 }
                 self.stamp(&file, at);
                 seen(path, touched)
