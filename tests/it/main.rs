@@ -18,6 +18,7 @@ mod namings;
 mod physics;
 mod plan;
 mod recognize;
+mod replay;
 mod rules;
 mod serve;
 mod support;
