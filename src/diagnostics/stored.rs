@@ -11,7 +11,7 @@ use super::observer::Observer;
 use super::sums::{Place, Sums};
 use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
 use crate::linalg::{LinalgError, Panels, Side, Squares, StoredGram};
-use crate::model::{Layout, View};
+use crate::model::{Layout, Span, View};
 
 /// Bytes of a file read at a time for a tensor that is not kept: 16 MiB.
 const FILE_BLOCK: usize = 1 << 24;
@@ -54,8 +54,8 @@ pub(super) struct Stored<'a> {
     info: &'a TensorInfo,
     /// Columns of the whole stored matrix.
     width: usize,
-    rows: Vec<Range<usize>>,
-    cols: Vec<Range<usize>>,
+    rows: Vec<Span>,
+    cols: Vec<Span>,
     /// Whether the matrix in output × input orientation is the transpose of what is stored.
     pub(super) transposed: bool,
     /// What values are multiplied with, a power of two.
@@ -72,10 +72,8 @@ impl<'a> Stored<'a> {
         scale: f32,
         sums: Rc<RefCell<Sums>>,
     ) -> Self {
-        let width = match info.shape.as_slice() {
-            [_, width] => *width,
-            _ => info.n_elements(),
-        };
+        let behind = info.shape.get(view.lead..).unwrap_or_default();
+        let width = behind.iter().fold(1usize, |n, dim| n.saturating_mul(*dim));
         let (rows, cols) = (view.rows.clone(), view.cols.clone());
         let transposed = view.layout == Layout::InOut;
         let (rows, cols) = if transposed { (cols, rows) } else { (rows, cols) };
@@ -100,15 +98,17 @@ impl<'a> Stored<'a> {
         let start = buffer.as_ptr().align_offset(ALIGNMENT).min(buffer.len() - n_values);
         let panel = &mut buffer[start..];
         let mut first = 0;
-        for range in &self.rows {
-            self.for_blocks(range.clone(), n_rows.max(1), &mut |rows, bytes| {
+        for span in &self.rows {
+            // Blocks hold whole panels. Of rows with others between, the others are read as well.
+            let panel_rows = n_rows.max(1) * span.step;
+            self.for_blocks(span.start..span.end(), panel_rows, &mut |rows, bytes| {
                 let mut at = 0;
                 while at < rows {
-                    let n = n_rows.max(1).min(rows - at);
+                    let n = n_rows.max(1).min((rows - at).div_ceil(span.step));
                     let values = &mut panel[..n * self.cols()];
-                    self.decode(&bytes[at * self.row_bytes()..], n, values);
+                    self.decode(&bytes[at * self.row_bytes()..], n, span.step, values);
                     each(first, values);
-                    (at, first) = (at + n, first + n);
+                    (at, first) = (at + n * span.step, first + n);
                 }
             })?;
         }
@@ -116,14 +116,14 @@ impl<'a> Stored<'a> {
     }
 
     /// The whole tensor and the wanted columns, where its values can be used as they are stored.
-    fn undecoded(&self) -> Option<(&[f32], &Range<usize>)> {
+    fn undecoded(&self) -> Option<(&[f32], Range<usize>)> {
         let Bytes::Memory(raw) = &self.bytes else { return None };
-        let [columns] = self.cols.as_slice() else { return None };
+        let [Span { start, len, step: 1 }] = self.cols.as_slice() else { return None };
         let as_stored = cfg!(target_endian = "little")
             && self.dtype() == Dtype::F32
             && self.scale.to_bits() == 1.0f32.to_bits();
         let values = as_stored.then(|| bytemuck::try_cast_slice(raw.bytes()).ok())??;
-        Some((values, columns))
+        Some((values, *start..start + len))
     }
 
     /// The panels of [`Panels::for_panels`] as parts of the whole tensor.
@@ -135,12 +135,13 @@ impl<'a> Stored<'a> {
         each: &mut dyn FnMut(usize, MatRef<'_, f32>),
     ) {
         let mut first = 0;
-        for range in &self.rows {
-            for start in range.clone().step_by(n_rows.max(1)) {
-                let n = n_rows.max(1).min(range.end - start);
-                let from = start * self.width + columns.start;
-                let part = &values[from..from + (n - 1) * self.width + columns.len()];
-                let (cols, stride) = (columns.len(), self.width);
+        for span in &self.rows {
+            let stride = self.width * span.step;
+            for at in (0..span.len).step_by(n_rows.max(1)) {
+                let n = n_rows.max(1).min(span.len - at);
+                let from = (span.start + at * span.step) * self.width + columns.start;
+                let part = &values[from..from + (n - 1) * stride + columns.len()];
+                let cols = columns.len();
                 each(first, MatRef::from_row_major_slice_with_stride(part, n, cols, stride));
                 first += n;
             }
@@ -148,7 +149,8 @@ impl<'a> Stored<'a> {
     }
 
     fn place(&self) -> Place {
-        Place { tensor: self.info.name.clone(), rows: self.rows.clone(), cols: self.cols.clone() }
+        let (rows, cols) = (self.rows.clone(), self.cols.clone());
+        Place { tensor: self.info.name.clone(), width: self.width, rows, cols }
     }
 
     fn dtype(&self) -> Dtype {
@@ -193,20 +195,33 @@ impl<'a> Stored<'a> {
         Ok(())
     }
 
-    /// The wanted columns of `n` whole rows.
-    fn decode(&self, bytes: &[u8], n: usize, into: &mut [f32]) {
+    /// The wanted columns of `n` whole rows, each `step` behind the one before.
+    fn decode(&self, bytes: &[u8], n: usize, step: usize, into: &mut [f32]) {
         let (size, row) = (self.dtype().n_bytes(), self.row_bytes());
         if let [all] = self.cols.as_slice()
-            && *all == (0..self.width)
+            && *all == Span::from(0..self.width)
+            && step == 1
         {
             return self.dtype().decode(&bytes[..n * row], self.scale, into);
         }
+        let widest = self.cols.iter().filter(|c| c.step > 1).map(|c| c.end() - c.start).max();
+        let mut between = vec![0.0; widest.unwrap_or(0)];
         let mut at = 0;
         for i in 0..n {
             for cols in &self.cols {
-                let from = &bytes[i * row + cols.start * size..i * row + cols.end * size];
-                self.dtype().decode(from, self.scale, &mut into[at..at + cols.len()]);
-                at += cols.len();
+                let start = i * step * row;
+                let from = &bytes[start + cols.start * size..start + cols.end() * size];
+                let into = &mut into[at..at + cols.len];
+                if cols.step == 1 {
+                    self.dtype().decode(from, self.scale, into);
+                } else {
+                    let all = &mut between[..cols.end() - cols.start];
+                    self.dtype().decode(from, self.scale, all);
+                    for (value, picked) in into.iter_mut().zip(all.iter().step_by(cols.step)) {
+                        *value = *picked;
+                    }
+                }
+                at += cols.len;
             }
         }
     }
@@ -214,11 +229,11 @@ impl<'a> Stored<'a> {
 
 impl Panels for Stored<'_> {
     fn rows(&self) -> usize {
-        self.rows.iter().map(ExactSizeIterator::len).sum()
+        self.rows.iter().map(|span| span.len).sum()
     }
 
     fn cols(&self) -> usize {
-        self.cols.iter().map(ExactSizeIterator::len).sum()
+        self.cols.iter().map(|span| span.len).sum()
     }
 
     fn for_panels(
@@ -232,7 +247,7 @@ impl Panels for Stored<'_> {
             return Err(LinalgError::Unread);
         }
         if let Some((values, columns)) = self.undecoded() {
-            self.for_parts(values, columns, n_rows, each);
+            self.for_parts(values, &columns, n_rows, each);
             return Ok(());
         }
         self.for_slices(n_rows, &mut |first, values| {
