@@ -20,12 +20,14 @@ mod role;
 mod rule;
 mod split;
 mod storage;
+mod template;
 mod view;
 
 pub use recognize::{buffers, recognize};
 pub use role::{Between, Law, PairName, Role};
 pub use rule::{HeadRule, IgnoreRule, MatrixRule, PairRule, Rule, RuleError, Split, Stack};
 pub use storage::Storage;
+pub use template::template;
 pub use view::{BiasView, Gain, Layout, Operand, Span, View};
 
 /// A whole weight matrix of one role.

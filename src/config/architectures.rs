@@ -71,6 +71,24 @@ pub fn built_in() -> Result<Vec<Rule>, ConfigError> {
     BUILT_IN.iter().map(|(name, text)| parse(Path::new(name), text)).collect()
 }
 
+/// The built-in rules as a table in Markdown: file, what it covers, and the `model_type`s that name it.
+/// README holds this text.
+///
+/// # Errors
+/// As [`built_in`].
+pub fn table() -> Result<String, ConfigError> {
+    let mut text = String::from("| rule | covers | `model_type` |\n|---|---|---|\n");
+    for ((file, _), rule) in BUILT_IN.iter().zip(built_in()?) {
+        let types: Vec<String> = rule.model_types.iter().map(|t| format!("`{t}`")).collect();
+        let types = if types.is_empty() { "by names".into() } else { types.join(", ") };
+        let name = &rule.name;
+        let row =
+            format!("| [`{name}`](config/architectures/{file}) | {} | {types} |\n", rule.describes);
+        text += &row;
+    }
+    Ok(text)
+}
+
 /// A user's rules (`*.yaml`, by name) before the built-in ones, so that they win.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use weightvane::checkpoint::{self, Manifest};
 use weightvane::config::architectures;
-use weightvane::model::{LayerGraph, Layout, Operand, Pair, Span, View, recognize};
+use weightvane::model::{LayerGraph, Layout, Operand, Pair, Span, View, recognize, template};
 
 use crate::support::{json as read_json, tests_dir};
 use truth::Truth;
@@ -295,4 +295,70 @@ fn tiny_models_of_all_frameworks_are_recognised_as_they_compute() {
     faults.dedup();
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
     assert!(n >= 2 * 50, "only {n} fixtures");
+}
+
+#[test]
+fn readme_holds_the_table_of_the_built_in_rules() {
+    let readme = std::fs::read_to_string(tests_dir("../README.md")).unwrap();
+    let table = architectures::table().unwrap();
+    assert!(readme.contains(&table), "README expected to hold:\n{table}");
+}
+
+/// A rule made of a checkpoint's own names is a rule for every fixture, and one for the checkpoint.
+#[test]
+fn a_template_is_a_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, manifest, _) in fixtures() {
+        let text = template(&manifest.tensors, manifest.config.as_ref());
+        std::fs::write(dir.path().join("mine.yaml"), &text).unwrap();
+        let rules = architectures::load(Some(dir.path()));
+        let rules = rules.unwrap_or_else(|error| panic!("{name}: {error}\n{text}"));
+        // Alone it names at least one matrix, or its guesses contradict the shapes, which is said.
+        let graph = recognize(&manifest.tensors, manifest.config.as_ref(), &rules[..1]);
+        let is_said = graph.skipped.iter().any(|left| left.name == "(architecture)");
+        assert!(graph.architecture != "chain" || is_said, "{name}:\n{text}");
+    }
+}
+
+/// An unknown transformer: the template names what it can, roles filled in for the rest make it whole.
+#[test]
+fn a_template_with_its_gaps_filled_is_a_rule_for_the_model() {
+    let tensor = |name: &str, shape: &[usize]| checkpoint::TensorInfo {
+        name: name.to_owned(),
+        dtype: checkpoint::Dtype::F32,
+        shape: shape.to_vec(),
+        file: 0,
+        offset: 0,
+        n_bytes: 4 * shape.iter().product::<usize>() as u64,
+    };
+    let mut tensors: Vec<_> = (0..2)
+        .flat_map(|l| {
+            let p = format!("model.trunk.{l}.");
+            [
+                tensor(&format!("{p}att.wq.weight"), &[16, 16]),
+                tensor(&format!("{p}att.wk.weight"), &[16, 16]),
+                tensor(&format!("{p}att.wv.weight"), &[16, 16]),
+                tensor(&format!("{p}att.wo.weight"), &[16, 16]),
+                tensor(&format!("{p}ff.first.weight"), &[24, 16]),
+                tensor(&format!("{p}ff.second.weight"), &[16, 24]),
+            ]
+        })
+        .collect();
+    tensors.sort_by(|a, b| checkpoint::natural_cmp(&a.name, &b.name));
+    let text = template(&tensors, Some(&json!({"model_type": "trunk"})));
+    assert!(text.contains("parts: [q], layout: out_in}   # 2 of [16, 16]"), "{text}");
+    let unknown: Vec<&str> = text.lines().filter(|l| l.starts_with("# ? - ")).collect();
+    assert_eq!(unknown.len(), 2, "{text}");
+    let filled = text
+        .replace("# ? - ", "  - ")
+        .replace("ff.second.weight\", parts: [up]", "ff.second.weight\", parts: [down]")
+        .replace("pairs: ", "pairs:\n  - {pair: up_down, between: activation}\n#");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("trunk.yaml"), &filled).unwrap();
+    let rules = architectures::load(Some(dir.path())).unwrap();
+    let config = json!({"model_type": "trunk", "num_heads": 2, "hidden_act": "relu"});
+    let graph = recognize(&tensors, Some(&config), &rules);
+    assert_eq!(graph.architecture, "trunk");
+    let count = |name: &str| graph.pairs.iter().filter(|p| p.name.as_str() == name).count();
+    assert_eq!((count("v_o"), count("q_k"), count("up_down")), (4, 4, 2), "{filled}");
 }
