@@ -219,7 +219,7 @@ fn told(pattern: &str) -> Vec<Role> {
         let ends = |at: usize| {
             let before = name[..at].chars().next_back();
             let after = name[at + part.len()..].chars().next();
-            let is_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric());
+            let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
             // Short words stand alone; long ones may be a part of a word.
             part.len() > 3 || !is_word(before) && !is_word(after)
         };

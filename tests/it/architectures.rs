@@ -81,7 +81,9 @@ fn positions(view: &View, shape: &[usize]) -> Vec<Vec<usize>> {
 
 /// The same without the order of columns, which for kernels differs.
 fn sorted(mut rows: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
-    rows.iter_mut().for_each(|row| row.sort_unstable());
+    for row in &mut rows {
+        row.sort_unstable();
+    }
     rows
 }
 
@@ -94,7 +96,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn fault(&mut self, what: String) {
+    fn fault(&mut self, what: &str) {
         self.faults.push(format!("{}: {what}", self.name));
     }
 
@@ -123,10 +125,10 @@ impl Case<'_> {
                     .iter()
                     .any(|(n, r)| tensor.name.ends_with(n) && reason.contains(r));
             if has_role != entry.is_some() && !excused {
-                self.fault(format!("`{}` has a role: {has_role}; {reason}", tensor.name));
+                self.fault(&format!("`{}` has a role: {has_role}; {reason}", tensor.name));
             }
             if !has_role && (reason.starts_with("no role") || reason == "nothing") {
-                self.fault(format!("`{}`: {reason}", tensor.name));
+                self.fault(&format!("`{}`: {reason}", tensor.name));
             }
         }
     }
@@ -138,7 +140,7 @@ impl Case<'_> {
             let shape = self.shape(&matrix.view.tensor).to_vec();
             let role = matrix.role.as_str();
             let Some(part) = entry.part_called(role) else {
-                self.fault(format!("`{}` is {role}, expected {}", matrix.name, entry.role));
+                self.fault(&format!("`{}` is {role}, expected {}", matrix.name, entry.role));
                 continue;
             };
             let expected = entry.rows(&part, matrix.expert, None);
@@ -149,24 +151,24 @@ impl Case<'_> {
                 found == expected
             };
             if !equal {
-                self.fault(format!("`{}` has other values than {role} of truth", matrix.name));
+                self.fault(&format!("`{}` has other values than {role} of truth", matrix.name));
             }
             if matrix.expert != entry.expert && entry.experts.is_none() {
-                self.fault(format!("`{}` is expert {:?}", matrix.name, matrix.expert));
+                self.fault(&format!("`{}` is expert {:?}", matrix.name, matrix.expert));
             }
             if matrix.stack.is_some() && matrix.stack != entry.stack {
-                self.fault(format!("`{}` is in stack {:?}", matrix.name, matrix.stack));
+                self.fault(&format!("`{}` is in stack {:?}", matrix.name, matrix.stack));
             }
             if let (Some(found), Some(layer)) = (matrix.layer, entry.layer) {
                 let offset = i64::try_from(found).unwrap() - i64::try_from(layer).unwrap();
                 offsets.entry(entry.stack.clone()).or_default().insert(offset);
             } else if entry.layer.is_some() {
-                self.fault(format!("`{}` has no layer", matrix.name));
+                self.fault(&format!("`{}` has no layer", matrix.name));
             }
         }
         for (stack, offsets) in offsets {
             if offsets.len() != 1 {
-                self.fault(format!("layers of {stack:?} are shifted by {offsets:?}"));
+                self.fault(&format!("layers of {stack:?} are shifted by {offsets:?}"));
             }
         }
     }
@@ -188,7 +190,7 @@ impl Case<'_> {
                 _ => 1,
             };
             if found.len() != wanted {
-                self.fault(format!(
+                self.fault(&format!(
                     "{} of {:?}: {} pairs, expected {wanted}",
                     pair.pair,
                     pair.writer,
@@ -198,7 +200,7 @@ impl Case<'_> {
             for p in &found {
                 let law = p.law.as_str();
                 if !pair.allows(law, p.head.is_some() && wanted > heads.map_or(1, |h| h.0)) {
-                    self.fault(format!(
+                    self.fault(&format!(
                         "{} of {:?}: law {law}, between {}",
                         pair.pair, pair.writer, pair.between
                     ));
@@ -208,7 +210,7 @@ impl Case<'_> {
         }
         for p in self.graph.pairs.clone() {
             if !(0..self.truth.pairs.len()).any(|at| self.truth.is(at, &p)) {
-                self.fault(format!(
+                self.fault(&format!(
                     "{} layer {:?}: {} and {} are not adjacent",
                     p.name.as_str(),
                     p.layer,
@@ -238,7 +240,7 @@ impl Case<'_> {
             found.sort();
             expected.sort();
             if found != expected {
-                self.fault(format!(
+                self.fault(&format!(
                     "{} head {head}: other values of `{}`",
                     pair.name.as_str(),
                     operand.label
@@ -260,7 +262,7 @@ impl Case<'_> {
                 self.truth.is(*at, &pair) && truth.gain.as_ref() == Some(&gain.tensor)
             };
             if !(0..self.truth.pairs.len()).any(|at| fits(&at)) {
-                self.fault(format!(
+                self.fault(&format!(
                     "{} layer {:?}: gain `{}`",
                     pair.name.as_str(),
                     pair.layer,
