@@ -282,3 +282,134 @@ impl Panels for Stored<'_> {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::Dtype::F32;
+    use safetensors::tensor::TensorView;
+
+    use super::super::observer::Unobserved;
+    use super::super::store::Store;
+    use super::*;
+    use crate::model::Operand;
+
+    /// A checkpoint of one tensor that counts its elements.
+    fn counted(shape: &[usize]) -> (tempfile::TempDir, Manifest) {
+        let dir = tempfile::tempdir().unwrap();
+        let n: u16 = shape.iter().product::<usize>().try_into().unwrap();
+        let bytes: Vec<u8> = (0..n).flat_map(|x| f32::from(x).to_le_bytes()).collect();
+        let view = TensorView::new(F32, shape.to_vec(), &bytes).unwrap();
+        let path = dir.path().join("model.safetensors");
+        safetensors::serialize_to_file([("w", view)], None, &path).unwrap();
+        let manifest = crate::checkpoint::open(&path).unwrap();
+        (dir, manifest)
+    }
+
+    fn span(start: usize, len: usize, step: usize) -> Span {
+        Span { start, len, step }
+    }
+
+    /// The stacked parts, by both ways to bytes (kept, and from the file) and both ways to values
+    /// (whole, and row by row of products with unit vectors).
+    fn check(shape: &[usize], parts: &[View], wanted: &[Vec<f64>]) {
+        let (_dir, manifest) = counted(shape);
+        for budget in [1 << 20, 8] {
+            let mut store = Store::new(&manifest, budget, None, &Unobserved);
+            let operand = Operand {
+                parts: parts.to_vec(),
+                transposed: false,
+                gain: None,
+                bias: Vec::new(),
+                label: "w".into(),
+            };
+            assert_eq!(operand.shape(), (wanted.len(), wanted[0].len()));
+            let dense = store.operand(&operand).unwrap();
+            let mat = dense.mat();
+            for (i, row) in wanted.iter().enumerate() {
+                for (j, value) in row.iter().enumerate() {
+                    let found = f64::from(mat[(i, j)]);
+                    assert!((found - value).abs() < 1e-9, "{shape:?} ({i}, {j}): {found}, {value}");
+                }
+            }
+            let mut at = 0;
+            for part in parts {
+                let stored = store.stored(part, 1.0).unwrap();
+                for n in [1, 2, 64] {
+                    let mut panels = Vec::new();
+                    let each = &mut |first: usize, panel: MatRef<'_, f32>| {
+                        assert_eq!(first, panels.len());
+                        for i in 0..panel.nrows() {
+                            panels.push(panel.row(i).iter().copied().map(f64::from).collect());
+                        }
+                    };
+                    stored.for_panels(n, each).unwrap();
+                    let upright: Vec<Vec<f64>> = if stored.transposed {
+                        (0..stored.cols())
+                            .map(|j| panels.iter().map(|row: &Vec<f64>| row[j]).collect())
+                            .collect()
+                    } else {
+                        panels
+                    };
+                    assert_eq!(upright, wanted[at..at + upright.len()], "{shape:?}, panels of {n}");
+                }
+                at += part.n_rows();
+            }
+        }
+    }
+
+    fn view(layout: Layout, lead: usize, rows: Span, cols: Span) -> View {
+        View { tensor: "w".into(), layout, lead, rows: vec![rows], cols: vec![cols] }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred elements")]
+    fn real(n: usize) -> f64 {
+        n as f64
+    }
+
+    /// The kernel O × I × K read position by position: rows (k, o), columns i.
+    #[test]
+    fn a_kernel_is_read_at_each_position_of_its_window() {
+        let (o, i, k) = (4, 3, 6);
+        let parts: Vec<View> =
+            (0..k).map(|p| view(Layout::OutIn, 1, span(0, o, 1), span(p, i, k))).collect();
+        let element = |p: usize, row: usize, col: usize| real((row * i + col) * k + p);
+        let row = |p: usize, r: usize| (0..i).map(|c| element(p, r, c)).collect();
+        let wanted: Vec<Vec<f64>> =
+            (0..k).flat_map(|p| (0..o).map(move |r| (p, r))).map(|(p, r)| row(p, r)).collect();
+        check(&[o, i, 2, 3], &parts, &wanted);
+    }
+
+    /// Expert 1 of E × D × 2I, whose gate stands in even columns and up in odd ones.
+    #[test]
+    fn one_expert_of_alternating_gate_and_up_is_read_alone() {
+        let (experts, d, inner) = (3, 5, 4);
+        for odd in [0, 1] {
+            let part = view(Layout::InOut, 2, span(odd, inner, 2), span(d, d, 1));
+            let element = |r: usize, c: usize| real((d + c) * 2 * inner + 2 * r + odd);
+            let wanted: Vec<Vec<f64>> =
+                (0..inner).map(|r| (0..d).map(|c| element(r, c)).collect()).collect();
+            check(&[experts, d, 2 * inner], &[part], &wanted);
+        }
+    }
+
+    /// Even rows before odd ones: what a position rotates together stands half a head apart.
+    #[test]
+    fn every_other_row_is_read_without_the_ones_between() {
+        let rows = |start: usize| view(Layout::OutIn, 1, span(start, 4, 2), span(1, 2, 1));
+        let wanted: Vec<Vec<f64>> = [0, 2, 4, 6, 1, 3, 5, 7]
+            .iter()
+            .map(|r| vec![real(r * 4 + 1), real(r * 4 + 2)])
+            .collect();
+        check(&[9, 4], &[rows(0), rows(1)], &wanted);
+    }
+
+    #[test]
+    fn bytes_of_other_experts_are_not_read_from_a_file() {
+        let (_dir, manifest) = counted(&[8, 4, 4]);
+        let mut store = Store::new(&manifest, 8, None, &Unobserved);
+        let one = view(Layout::OutIn, 2, span(12, 4, 1), span(0, 4, 1));
+        let before = store.read_bytes();
+        assert_eq!(store.view(&one).unwrap().values()[0].to_bits(), 48.0f32.to_bits());
+        assert_eq!(store.read_bytes() - before, 4 * 16);
+    }
+}
