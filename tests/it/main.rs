@@ -6,6 +6,7 @@
 )]
 
 mod anomalies;
+mod architectures;
 mod checkpoint_files;
 mod compare;
 mod degenerate;
