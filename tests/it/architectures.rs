@@ -7,7 +7,7 @@ mod truth;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use weightvane::checkpoint::{self, Manifest};
+use weightvane::checkpoint::{self, Manifest, Place};
 use weightvane::config::architectures;
 use weightvane::model::{LayerGraph, Layout, Operand, Pair, Span, View, recognize, template};
 
@@ -329,8 +329,7 @@ fn a_template_with_its_gaps_filled_is_a_rule_for_the_model() {
         name: name.to_owned(),
         dtype: checkpoint::Dtype::F32,
         shape: shape.to_vec(),
-        file: 0,
-        offset: 0,
+        place: Place::default(),
         n_bytes: 4 * shape.iter().product::<usize>() as u64,
     };
     let mut tensors: Vec<_> = (0..2)
