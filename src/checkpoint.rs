@@ -4,16 +4,24 @@
 //! checked before it is believed; every read is bracketed by a look at the file's identity.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+mod coded;
 mod dcp;
 mod decode;
 mod dtype;
 mod error;
+mod foreign;
 mod formats;
 mod gather;
+mod gguf;
+mod hdf5;
 mod header;
 mod index;
+mod inflate;
 mod json;
+mod keras;
 mod layout;
+mod npz;
+mod one_file;
 mod order;
 mod pickle;
 mod place;

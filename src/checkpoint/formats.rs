@@ -5,6 +5,10 @@
 pub(super) enum Container {
     Safetensors,
     Torch,
+    Npz,
+    Gguf,
+    Hdf5,
+    Keras,
 }
 
 /// Names of unsharded weights in the HF layout; with `.index.json` behind, of the list of shards.
@@ -76,13 +80,18 @@ pub(super) fn says_other(name: &str) -> bool {
 
 impl Container {
     /// All of them, in the order in which a directory is searched for them.
-    pub(super) const ALL: [Self; 2] = [Self::Safetensors, Self::Torch];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Safetensors, Self::Torch, Self::Npz, Self::Gguf, Self::Hdf5, Self::Keras];
 
     /// The ending of a shard.
     pub(super) fn shard_ending(self) -> &'static str {
         match self {
             Self::Safetensors => ".safetensors",
             Self::Torch => ".bin",
+            Self::Npz => ".npz",
+            Self::Gguf => ".gguf",
+            Self::Hdf5 => ".h5",
+            Self::Keras => ".keras",
         }
     }
 
@@ -90,6 +99,10 @@ impl Container {
         match self {
             Self::Safetensors => &[".safetensors"],
             Self::Torch => &[".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar"],
+            Self::Npz => &[".npz"],
+            Self::Gguf => &[".gguf"],
+            Self::Hdf5 => &[".weights.h5", ".h5", ".hdf5"],
+            Self::Keras => &[".keras"],
         }
     }
 
@@ -109,6 +122,10 @@ impl Container {
         match self {
             Self::Safetensors => "safetensors",
             Self::Torch => "pytorch",
+            Self::Npz => "npz",
+            Self::Gguf => "gguf",
+            Self::Hdf5 => "hdf5",
+            Self::Keras => "keras",
         }
     }
 

@@ -7,7 +7,7 @@ use crate::model::Rule;
 
 /// The rules built in, by file name. Order matters where no `config.json` names the model: of two
 /// rules with equal names, the one whose shapes or extra tensors are peculiar stands first.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("gpt2.yaml", include_str!("../../config/architectures/gpt2.yaml")),
     ("nanogpt.yaml", include_str!("../../config/architectures/nanogpt.yaml")),
     ("gpt_neox.yaml", include_str!("../../config/architectures/gpt_neox.yaml")),
@@ -15,6 +15,7 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("olmo2.yaml", include_str!("../../config/architectures/olmo2.yaml")),
     ("llama.yaml", include_str!("../../config/architectures/llama.yaml")),
     ("gemma.yaml", include_str!("../../config/architectures/gemma.yaml")),
+    ("gguf_llama.yaml", include_str!("../../config/architectures/gguf_llama.yaml")),
 ];
 
 /// Most rule files read from a user's directory.

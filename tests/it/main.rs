@@ -8,6 +8,7 @@
 mod anomalies;
 mod checkpoint_files;
 mod compare;
+mod containers;
 mod degenerate;
 mod exposition;
 mod golden_linalg;

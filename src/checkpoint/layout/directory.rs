@@ -6,7 +6,7 @@ use super::super::error::{OpenError, shown};
 use super::super::formats::{Container, WHOLE, not_weights};
 use super::super::shards::add_shards;
 use super::super::step::shard_of;
-use super::super::{Manifest, dcp, source};
+use super::super::{Manifest, dcp, foreign, source};
 use super::file::add_container;
 
 /// Adds what the directory holds.
@@ -65,6 +65,8 @@ fn lone_weights<'a>(path: &Path, names: &[&'a str]) -> Result<(&'a str, Containe
         let shard = weights.iter().find_map(|name| shard_of(container.stem(name)));
         match (weights.as_slice(), shard) {
             ([name], None | Some((1, 1))) => return Ok((name, container)),
+            // Its parts have no index; the first says what it is.
+            ([name, ..], Some(_)) if container == Container::Gguf => return Ok((name, container)),
             (_, Some((_, n_shards))) => {
                 let what = format!(
                     "found {} of {n_shards} shards and no index, expected {}.index.json",
@@ -87,6 +89,13 @@ fn lone_weights<'a>(path: &Path, names: &[&'a str]) -> Result<(&'a str, Containe
 
 /// What a directory without weights is.
 fn without_weights(path: &Path, names: &[&str], others: Option<&'static str>) -> OpenError {
+    if let Some((found, expected)) = foreign::directory(names) {
+        return OpenError::NotACheckpoint {
+            path: path.to_owned(),
+            found: found.to_owned(),
+            expected,
+        };
+    }
     if names.contains(&"config.json") && others.is_none() {
         let what = "found config.json and no weights yet, expected model.safetensors".to_owned();
         return OpenError::Incomplete { path: path.to_owned(), what };
