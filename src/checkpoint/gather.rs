@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::coded::Decoder;
 use super::error::ReadError;
-use super::place::{Coding, Piece, Pieces, extent};
+use super::place::{Piece, Pieces, extent};
 use super::stretches::Stretches;
 
 /// Bytes of one read; also the most that is read over to get at what is wanted.
@@ -61,6 +62,7 @@ pub(super) struct Gather<'a, 'b> {
     /// Bytes of one element, 1 to 8.
     pub(super) width: usize,
     pub(super) stretches: &'b mut Stretches<'a>,
+    pub(super) decoder: Decoder,
 }
 
 impl Gather<'_, '_> {
@@ -136,7 +138,7 @@ impl Gather<'_, '_> {
         let first = inner
             .zip(&piece.strides)
             .fold(0, |sum: usize, (at, stride)| sum.saturating_add(at.saturating_mul(*stride)));
-        self.stored(piece, first, &mut bytes)?;
+        self.decoder.read(self.stretches, piece.stored, (first, self.width), &mut bytes)?;
         let from: Vec<usize> = piece.strides.to_vec();
         let to = super::place::row_major(&region.size);
         let outer = part.corner.iter().zip(&region.corner).map(|(a, b)| a.saturating_sub(*b));
@@ -145,20 +147,6 @@ impl Gather<'_, '_> {
             .fold(0, |sum: usize, (at, stride)| sum.saturating_add(at.saturating_mul(*stride)));
         scatter(&part.size, (&bytes, &from, 0), (into, &to, at), self.width);
         Ok(())
-    }
-
-    /// Stored elements from number `first` on, as the tensor's type has them.
-    fn stored(&mut self, piece: &Piece, first: usize, bytes: &mut [u8]) -> Result<(), ReadError> {
-        let stored = piece.stored;
-        let at = (first as u64).saturating_mul(self.width as u64).saturating_add(stored.offset);
-        match stored.coding {
-            Coding::Little => self.stretches.read_exact_at(stored.file, bytes, at),
-            Coding::Big => {
-                self.stretches.read_exact_at(stored.file, bytes, at)?;
-                bytes.chunks_mut(self.width.max(1)).for_each(<[u8]>::reverse);
-                Ok(())
-            }
-        }
     }
 }
 
@@ -245,7 +233,7 @@ mod tests {
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_128;
 
-    use super::super::place::{Place, Stored, row_major};
+    use super::super::place::{Coding, Place, Stored, row_major};
     use super::super::source::{Stretch, look};
     use super::super::{Dtype, Manifest, SourceFile, TensorInfo};
     use super::*;

@@ -63,7 +63,8 @@ fn description(manifest: &mut Manifest, path: &Path, name: &str) -> Option<serde
     }
 }
 
-fn bounded_value(json: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
+/// A JSON text as a value, of a bounded number of parts.
+pub(super) fn bounded_value(json: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
     let n_left = Cell::new(MAX_CONFIG_VALUES);
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let config = BoundedValue(&n_left).deserialize(&mut deserializer)?;

@@ -7,7 +7,7 @@ use crate::model::Rule;
 
 /// The rules built in, by file name. Order matters where no `config.json` names the model: of two
 /// rules with equal names, the one whose shapes or extra tensors are peculiar stands first.
-const BUILT_IN: [(&str, &str); 44] = [
+const BUILT_IN: [(&str, &str); 45] = [
     ("gpt2.yaml", include_str!("../../config/architectures/gpt2.yaml")),
     ("nanogpt.yaml", include_str!("../../config/architectures/nanogpt.yaml")),
     ("litgpt.yaml", include_str!("../../config/architectures/litgpt.yaml")),
@@ -58,6 +58,7 @@ const BUILT_IN: [(&str, &str); 44] = [
         "convnext_transformers.yaml",
         include_str!("../../config/architectures/convnext_transformers.yaml"),
     ),
+    ("gguf_llama.yaml", include_str!("../../config/architectures/gguf_llama.yaml")),
 ];
 
 /// Most rule files read from a user's directory.

@@ -9,6 +9,7 @@ mod anomalies;
 mod architectures;
 mod checkpoint_files;
 mod compare;
+mod containers;
 mod degenerate;
 mod exposition;
 mod formats;

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::super::error::{OpenError, shown};
-use super::super::formats::{ADAPTER, Container, WHOLE, not_weights};
+use super::super::formats::{
+    ADAPTER, Container, DEEPSPEED, MEGATRON, TORCH_DCP, WHOLE, not_weights,
+};
 use super::super::shards::add_shards;
 use super::super::step::shard_of;
-use super::super::{Manifest, dcp, deepspeed, source, torch};
+use super::super::{Manifest, dcp, deepspeed, foreign, source, torch};
 use super::file::add_container;
 
 /// Adds what the directory holds.
@@ -46,7 +48,7 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
         return dcp::safetensors::add(manifest, path, &names);
     }
     if dcp::is_there(&names) {
-        manifest.format = "torch-dcp";
+        manifest.format = TORCH_DCP;
         return dcp::add(manifest, path, &names);
     }
     for below in dcp::BELOW.iter().filter(|below| names.contains(below)) {
@@ -54,13 +56,13 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
         let listed = source::list(&path).map_err(|error| OpenError::inside(&path, error))?;
         let names: Vec<&str> = listed.iter().filter_map(|name| name.to_str()).collect();
         if dcp::is_there(&names) {
-            manifest.format = "torch-dcp";
+            manifest.format = TORCH_DCP;
             return dcp::add(manifest, &path, &names);
         }
     }
     if let Some((path, names)) = deepspeed_save(path, &names)? {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        manifest.format = "deepspeed";
+        manifest.format = DEEPSPEED;
         return deepspeed::add(manifest, &path, &names);
     }
     if names.iter().any(|name| name.starts_with("mp_rank_")) {
@@ -105,7 +107,7 @@ fn megatron(manifest: &mut Manifest, path: &Path, names: &[&str]) -> Result<(), 
             format!("tensors cut over {n} ranks of model parallelism, which are not joined");
         return Err(OpenError::NotWeights { path: path.to_owned(), found });
     };
-    manifest.format = "megatron";
+    manifest.format = MEGATRON;
     torch::add(manifest, &path.join(rank).join("model_optim_rng.pt")).map_err(|error| match error {
         OpenError::Vanished { path } => {
             let what = "found no such file, expected the state of the rank".to_owned();
@@ -138,6 +140,8 @@ fn lone_weights<'a>(path: &Path, names: &[&'a str]) -> Result<(&'a str, Containe
         let shard = weights.iter().find_map(|name| shard_of(container.stem(name)));
         match (weights.as_slice(), shard) {
             ([name], None | Some((1, 1))) => return Ok((name, container)),
+            // Its parts have no index; the first says what it is.
+            ([name, ..], Some(_)) if container == Container::Gguf => return Ok((name, container)),
             (_, Some((_, n_shards))) => {
                 let what = format!(
                     "found {} of {n_shards} shards and no index, expected {}.index.json",
@@ -160,6 +164,13 @@ fn lone_weights<'a>(path: &Path, names: &[&'a str]) -> Result<(&'a str, Containe
 
 /// What a directory without weights is.
 fn without_weights(path: &Path, names: &[&str], others: Option<&'static str>) -> OpenError {
+    if let Some((found, expected)) = foreign::directory(names) {
+        return OpenError::NotACheckpoint {
+            path: path.to_owned(),
+            found: found.to_owned(),
+            expected,
+        };
+    }
     if names.contains(&"config.json") && others.is_none() {
         let what = "found config.json and no weights yet, expected model.safetensors".to_owned();
         return OpenError::Incomplete { path: path.to_owned(), what };
