@@ -7,8 +7,10 @@
 mod coded;
 mod dcp;
 mod decode;
+mod deepspeed;
 mod dtype;
 mod error;
+mod fill;
 mod foreign;
 mod formats;
 mod gather;
@@ -98,6 +100,8 @@ pub struct Manifest {
     pub tensors: Vec<TensorInfo>,
     /// The model's `config.json`, if there is one.
     pub config: Option<serde_json::Value>,
+    /// The `adapter_config.json` of an adapter, such as PEFT writes; `null` where an adapter has none.
+    pub adapter: Option<serde_json::Value>,
     /// The trainer's own record, if there is one.
     pub trainer: Option<TrainerState>,
     /// Optimiser step of the save: from the name, else the trainer's record, else file metadata.

@@ -12,12 +12,17 @@ pub(super) enum Container {
 }
 
 /// Names of unsharded weights in the HF layout; with `.index.json` behind, of the list of shards.
-pub(super) const WHOLE: [(&str, Container); 2] =
-    [("model.safetensors", Container::Safetensors), ("pytorch_model.bin", Container::Torch)];
+pub(super) const WHOLE: [(&str, Container); 3] = [
+    ("model.safetensors", Container::Safetensors),
+    ("pytorch_model.bin", Container::Torch),
+    ("pytorch_model_fsdp.bin", Container::Torch),
+];
+
+/// The start of the name of an adapter's weights, which belong to a model that lies elsewhere.
+pub(super) const ADAPTER: &str = "adapter_model";
 
 /// Files that hold no model of their own, by the start of their names, and what they hold.
-const NOT_WEIGHTS: [(&str, &str); 12] = [
-    ("adapter_model", "the weights of an adapter"),
+const NOT_WEIGHTS: [(&str, &str); 11] = [
     ("optimizer", "the state of an optimiser"),
     ("optim_states", "the state of an optimiser"),
     ("scheduler", "the state of a scheduler"),
@@ -37,6 +42,20 @@ pub(super) fn not_weights(name: &str) -> Option<&'static str> {
     let by_end = name.ends_with("optim_states.pt").then_some("the state of an optimiser");
     by_start.map(|(_, words)| *words).or(by_end)
 }
+
+/// Keys under which trainers keep a model's weights, the most telling first.
+pub(super) const WEIGHTS: [&str; 10] = [
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "policy",
+];
 
 /// What a key says of all that is below it.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -64,7 +83,8 @@ pub(super) fn says(key: &str) -> Says {
         "loops",
         "dataloader",
     ];
-    if key.contains("optim") || other.iter().any(|word| is(word)) {
+    let whole = ["train_state", "trainer_state", "trainer", "extra_state"].contains(&key.as_str());
+    if whole || key.contains("optim") || other.iter().any(|word| is(word)) {
         Says::Other
     } else if is("ema") || is("swa") || is("shadow") || key.ends_with("_avg") {
         Says::Average
@@ -99,7 +119,7 @@ impl Container {
         match self {
             Self::Safetensors => &[".safetensors"],
             Self::Torch => &[".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar"],
-            Self::Npz => &[".npz"],
+            Self::Npz => &[".npz", ".npy"],
             Self::Gguf => &[".gguf"],
             Self::Hdf5 => &[".weights.h5", ".h5", ".hdf5"],
             Self::Keras => &[".keras"],

@@ -14,8 +14,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::TensorInfo;
 use super::error::one_line;
+use super::fill::Fill;
 use super::one_file::{Contents, Refusal};
-use super::source::Fill;
 use bytes::{Bytes, malformed, number, u64_at};
 
 /// First bytes of a file.

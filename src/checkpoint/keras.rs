@@ -9,10 +9,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::error::OpenError;
+use super::fill::Fill;
 use super::inflate::{InflateError, Inflater};
 use super::one_file::{self, Contents, Refusal};
 use super::sidecar::bounded_value;
-use super::source::Fill;
 use super::zip::{self, Entry, Method};
 use super::{Manifest, hdf5};
 

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::error::{OpenError, one_line, shown};
+use super::fill::Fill;
 use super::formats::says_other;
 use super::safetensors::MAX_TENSORS;
-use super::source::{self, Fill, Stretch};
+use super::source::{self, Stretch};
 use super::stretches::Stretches;
 use super::zip::ZipError;
 use super::{Manifest, SourceFile, TensorInfo};

@@ -13,11 +13,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use find::Names;
-pub(super) use tensor::Found;
+pub(super) use remarks::{add_optimizer, add_remarks};
+pub(super) use tensor::{Found, Stated};
 
 use super::error::OpenError;
+use super::fill::Fill;
 use super::pickle::{Heap, PickleError, Value};
-use super::source::{self, Fill, Stretch};
+use super::source::{self, Stretch};
 use super::stretches::Stretches;
 use super::zip::ZipError;
 use super::{Manifest, SourceFile};
@@ -103,7 +105,12 @@ pub(super) fn read(fill: &mut Fill<'_>, start: u64, end: u64) -> Result<Saved, T
 
 /// What was saved, if that is one tensor.
 pub(super) fn lone_tensor(saved: &Saved) -> Found {
-    tensor::of(&saved.heap, saved.root, &saved.storages)
+    tensor_of(saved, saved.root)
+}
+
+/// The tensor that a value of a state is.
+pub(super) fn tensor_of(saved: &Saved, value: Value) -> Found {
+    tensor::of(&saved.heap, value, &saved.storages)
 }
 
 /// A file's identity, and what it holds.
@@ -129,7 +136,8 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
     let (file, saved) = read_file(path)?;
     let not_weights = |found: String| OpenError::NotWeights { path: path.to_owned(), found };
     let found = find::weights(&saved).map_err(not_weights)?;
-    remarks::add(manifest, &saved, &found);
+    remarks::add_places(manifest, &found);
+    add_remarks(manifest, &saved);
     let index = manifest.files.len();
     let n_before = manifest.tensors.len();
     manifest.files.push(file);
@@ -154,7 +162,8 @@ pub(super) fn add_tensors(
         match tensor::of(&saved.heap, value, &saved.storages) {
             Found::Tensor(stated) => {
                 let elements = stated.elements();
-                if let Some(first) = seen.get(&elements) {
+                let first = elements.as_ref().and_then(|elements| seen.get(elements));
+                if let Some(first) = first {
                     manifest.notes.push(format!(
                         "{} left out: the same elements as {}",
                         super::error::one_line(&name),
@@ -163,7 +172,7 @@ pub(super) fn add_tensors(
                     manifest.left_out.push((file, name));
                     continue;
                 }
-                seen.insert(elements, name.clone());
+                seen.extend(elements.map(|elements| (elements, name.clone())));
                 manifest.tensors.push(stated.into_info(name, file));
             }
             Found::LeftOut(why) => {

@@ -6,11 +6,13 @@
 )]
 
 mod anomalies;
+mod architectures;
 mod checkpoint_files;
 mod compare;
 mod containers;
 mod degenerate;
 mod exposition;
+mod formats;
 mod golden_linalg;
 mod history;
 mod kept;
@@ -18,6 +20,7 @@ mod namings;
 mod physics;
 mod plan;
 mod recognize;
+mod replay;
 mod rules;
 mod serve;
 mod support;

@@ -6,8 +6,8 @@ use serde_json::{Number, Value};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::super::error::shown;
+use super::super::fill::Fill;
 use super::super::one_file::Refusal;
-use super::super::source::Fill;
 
 /// Tensors of one file, and keys.
 const MAX_COUNT: u64 = 65_536;

@@ -1,7 +1,7 @@
 //! The bytes of an HDF5 file: bounded reads at any place, and numbers out of them.
 
+use super::super::fill::Fill;
 use super::super::one_file::Refusal;
-use super::super::source::Fill;
 
 /// Bytes of everything that is read beside the elements.
 const MAX_READ: u64 = 64 << 20;

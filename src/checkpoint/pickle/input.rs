@@ -1,7 +1,7 @@
 //! The bytes of a pickle, in order and in blocks.
 
 use super::PickleError;
-use crate::checkpoint::source::Fill;
+use crate::checkpoint::fill::Fill;
 
 /// Bytes that are read at a time.
 const BLOCK: usize = 64 << 10;

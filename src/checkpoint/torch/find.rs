@@ -2,7 +2,7 @@
 
 use super::Saved;
 use super::tensor::{self, Found};
-use crate::checkpoint::formats::{Says, says};
+use crate::checkpoint::formats::{Says, WEIGHTS, says};
 use crate::checkpoint::pickle::{Heap, Node, Value};
 
 /// Containers within containers that are looked into.
@@ -11,20 +11,6 @@ const MAX_DEPTH: usize = 24;
 const MAX_VISITS: usize = 1 << 20;
 /// Bytes of a name that is put together.
 const MAX_NAME: usize = 1024;
-
-/// Keys under which trainers keep a model's weights, the most telling first.
-const WEIGHTS: [&str; 10] = [
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "module",
-    "net",
-    "network",
-    "weights",
-    "params",
-    "policy",
-];
 
 /// Names in the order of the state, with what they name.
 pub(in crate::checkpoint) type Names = Vec<(String, Value)>;

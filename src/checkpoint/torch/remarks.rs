@@ -33,8 +33,8 @@ const MAX_VALUES: usize = 1 << 16;
 /// Containers within containers of a description.
 const MAX_DEPTH: usize = 16;
 
-/// Notes where the weights were found, and takes what the state says beside them.
-pub(super) fn add(manifest: &mut Manifest, saved: &Saved, found: &Weights) {
+/// Notes where in a state the weights were found.
+pub(super) fn add_places(manifest: &mut Manifest, found: &Weights) {
     if !found.under.is_empty() {
         let keys: Vec<String> = found.under.iter().map(|key| one_line(key)).collect();
         manifest.notes.push(format!("weights taken from `{}`", keys.join(".")));
@@ -47,6 +47,10 @@ pub(super) fn add(manifest: &mut Manifest, saved: &Saved, found: &Weights) {
             .collect();
         manifest.notes.push(format!("left out beside them: {}", passed.join(", ")));
     }
+}
+
+/// Takes what a state says of its run beside the weights.
+pub(in crate::checkpoint) fn add_remarks(manifest: &mut Manifest, saved: &Saved) {
     let heap = &saved.heap;
     let step = step(heap, saved.root);
     let remarks = &mut manifest.remarks;
@@ -119,13 +123,29 @@ fn trainer(heap: &Heap, root: Value, step: Option<u64>) -> Option<TrainerState> 
     let state = OPTIMIZERS.iter().find_map(|key| heap.get(root, key));
     let first = |value: Value| heap.tuple(value).and_then(|items| items.first().copied());
     let state = state.map(|state| first(state).unwrap_or(state));
-    let group = state.and_then(|state| first(heap.get(state, "param_groups")?));
     let loss = heap.get(root, "loss").and_then(Value::number);
-    let has = |key: &str| group.and_then(|group| heap.get(group, key));
-    let finite = |key: &str| has(key).and_then(Value::number).filter(|x| x.is_finite());
-    if group.is_none() && loss.is_none() {
+    let told = state.and_then(|state| optimizer(heap, state));
+    if told.is_none() && loss.is_none() {
         return None;
     }
+    Some(TrainerState { global_step: step, loss, ..told.unwrap_or_default() })
+}
+
+/// Takes what the state of an optimiser says.
+pub(in crate::checkpoint) fn add_optimizer(manifest: &mut Manifest, saved: &Saved, state: Value) {
+    let remarks = &mut manifest.remarks;
+    if remarks.trainer.is_none() {
+        let told = optimizer(&saved.heap, state);
+        remarks.trainer = told.map(|told| TrainerState { global_step: remarks.step, ..told });
+    }
+}
+
+/// What the first group of parameters says.
+fn optimizer(heap: &Heap, state: Value) -> Option<TrainerState> {
+    let first = |value: Value| heap.tuple(value).and_then(|items| items.first().copied());
+    let group = first(heap.get(state, "param_groups")?);
+    let has = |key: &str| group.and_then(|group| heap.get(group, key));
+    let finite = |key: &str| has(key).and_then(Value::number).filter(|x| x.is_finite());
     let optimizer = match (has("betas"), has("decoupled_weight_decay"), has("nesterov")) {
         (None, None, Some(_)) => Some("sgd"),
         (Some(_), Some(Value::Bool(true)), _) => Some("adamw"),
@@ -133,12 +153,10 @@ fn trainer(heap: &Heap, root: Value, step: Option<u64>) -> Option<TrainerState> 
         _ => None,
     };
     Some(TrainerState {
-        global_step: step,
         optimizer: optimizer.map(str::to_owned),
         learning_rate: finite("lr"),
         weight_decay: finite("weight_decay"),
         momentum: finite("momentum"),
-        loss,
         ..TrainerState::default()
     })
 }

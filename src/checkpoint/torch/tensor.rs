@@ -42,10 +42,10 @@ pub(in crate::checkpoint) struct Stated {
 pub(super) type Elements = (u64, Dtype, Vec<usize>, Vec<usize>);
 
 impl Stated {
-    pub(super) fn elements(&self) -> Elements {
-        // Tensors without elements lie all in one place and are not the same.
-        let offset = if self.shape.contains(&0) { u64::MAX } else { self.offset };
-        (offset, self.dtype, self.shape.clone(), self.strides.clone())
+    /// None of a tensor without elements: all of them lie in one place and are not the same.
+    pub(super) fn elements(&self) -> Option<Elements> {
+        let elements = (self.offset, self.dtype, self.shape.clone(), self.strides.clone());
+        (!self.shape.contains(&0)).then_some(elements)
     }
 
     /// How its elements are stored, in the file with that index.
