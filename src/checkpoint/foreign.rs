@@ -22,10 +22,9 @@ const IN_DIRECTORIES: [(&str, Foreign); 9] = [
 ];
 
 /// Endings that tell what a file is.
-const FILES: [(&str, Foreign); 6] = [
+const FILES: [(&str, Foreign); 5] = [
     (".msgpack", ("a MessagePack of Flax, which is not read", OF_JAX)),
     (".index", ("a checkpoint of TensorFlow, which is not read", OF_KERAS)),
-    (".npy", ("a single array of NumPy", "an .npz of all of them, or safetensors")),
     (".onnx", ("an ONNX model, which is not read", OF_TORCH)),
     (".tflite", ("a TensorFlow Lite model, which is not read", OF_KERAS)),
     (".pkl", ("a pickle of objects, which is not read", OF_TORCH)),

@@ -45,7 +45,7 @@ pub const FORMATS: &[Format] = &[
     ),
     format(
         "npz",
-        "`.npz`, stored or compressed, either order and byte order; objects are left out",
+        "`.npz`, stored or compressed, and `.npy`, either order and byte order; objects are left out",
         "NumPy",
     ),
     format(
@@ -182,7 +182,7 @@ impl Container {
         match self {
             Self::Safetensors => &[".safetensors"],
             Self::Torch => &[".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar"],
-            Self::Npz => &[".npz"],
+            Self::Npz => &[".npz", ".npy"],
             Self::Gguf => &[".gguf"],
             Self::Hdf5 => &[".weights.h5", ".h5", ".hdf5"],
             Self::Keras => &[".keras"],

@@ -1,8 +1,8 @@
 //! GGUF, the format of llama.cpp: values by key, tensors, data.
 //!
 //! Read are plain floats and `Q8_0`, whose elements are exact as `F32`; other quantised types are
-//! listed. Rows of queries and keys that llama.cpp keeps in pairs are read in halves, the order of
-//! every other format, as which coordinates turn together is what the rotary law asks.
+//! listed. Rows stay as they are stored: for some architectures llama.cpp keeps those of queries and
+//! keys in rotary pairs side by side, which the architecture's rule knows.
 
 mod header;
 mod model;
@@ -16,7 +16,6 @@ use super::one_file::{self, Contents, Refusal, n_elements};
 use super::place::{Coding, Place, Stored, row_major};
 use super::{Dtype, Manifest, TensorInfo};
 use header::{Header, Stated};
-use model::Model;
 use types::Type;
 
 /// Bytes to a multiple of which every tensor begins, where the header names no other number.
@@ -38,11 +37,10 @@ fn read(fill: &mut Fill<'_>, size: u64) -> Result<Contents, Refusal> {
         let found = format!("one of {n} parts of a model, where a file that holds all is read");
         return Err(Refusal::NotWeights(found));
     }
-    let model = Model::of(&header.values);
+    let config = model::config(&header.values);
     let mut contents = Contents::default();
     let placed = place(&header, size)?;
     let mut n_rounded = 0_usize;
-    let mut n_listed = 0_usize;
     for (stated, (kind, offset, n_bytes)) in header.tensors.into_iter().zip(placed) {
         let Some(kind) = kind else {
             let why = format!("type {} is not known", stated.kind);
@@ -50,24 +48,30 @@ fn read(fill: &mut Fill<'_>, size: u64) -> Result<Contents, Refusal> {
             continue;
         };
         n_rounded = n_rounded.saturating_add(usize::from(kind.id == types::Q8_0));
-        n_listed = n_listed.saturating_add(usize::from(!kind.dtype.is_float()));
-        contents.tensors.push(tensor(stated, kind, (offset, n_bytes), model.as_ref())?);
+        contents.tensors.push(tensor(stated, kind, (offset, n_bytes))?);
     }
     if n_rounded > 0 {
         contents.notes.push(format!(
             "{n_rounded} tensors of Q8_0: rounded to 127ths of the largest of 32 neighbours, so small singular values are noise"
         ));
     }
+    let of_kind = |kind: &Dtype| matches!(kind, Dtype::Other(_));
+    let listed = contents.tensors.iter().map(|tensor| tensor.dtype).filter(of_kind);
+    let mut listed: Vec<&str> = listed.map(Dtype::name).collect();
+    let n_listed = listed.len();
+    listed.sort_unstable();
+    listed.dedup();
+    let listed = listed.join(", ");
+    let is_matrix = |tensor: &TensorInfo| tensor.dtype.is_float() && tensor.shape.len() > 1;
+    if n_listed > 0 && !contents.tensors.iter().any(is_matrix) {
+        return Err(Refusal::NotWeights(format!(
+            "a GGUF file whose matrices are of type {listed}, where F32, F16, BF16 and Q8_0 are read"
+        )));
+    }
     if n_listed > 0 {
-        contents
-            .notes
-            .push(format!("{n_listed} tensors of quantised or whole-number types: listed only"));
+        contents.notes.push(format!("{n_listed} tensors of type {listed}: listed, not measured"));
     }
-    if contents.tensors.iter().all(|tensor| !tensor.dtype.is_float()) && n_listed > 0 {
-        let found = "a GGUF file all of whose tensors are of types that are only listed";
-        return Err(Refusal::NotWeights(found.to_owned()));
-    }
-    contents.config = model.map(|model| ("the GGUF header".to_owned(), model.config));
+    contents.config = config.map(|config| ("the GGUF header".to_owned(), config));
     Ok(contents)
 }
 
@@ -138,7 +142,6 @@ fn tensor(
     stated: Stated,
     kind: Type,
     (offset, n_bytes): (u64, u64),
-    model: Option<&Model>,
 ) -> Result<TensorInfo, Refusal> {
     let Stated { name, dims, .. } = stated;
     let too_large = || Refusal::Malformed(format!("found tensor {} too large", shown(&name)));
@@ -146,42 +149,10 @@ fn tensor(
     let shape = shape.ok_or_else(too_large)?;
     let coding = if kind.id == types::Q8_0 { Coding::Q8_0 } else { Coding::Little };
     let stored = Stored { file: 0, offset, n_bytes, coding };
-    let halves = model.and_then(|model| model.side_by_side(&name));
-    let halves = halves.and_then(|n_heads| halves_of(&shape, n_heads));
-    let (frame, strides) = halves.unwrap_or_else(|| (shape.clone(), row_major(&shape)));
-    let place = Place::strided(&frame, &strides, stored);
+    let place = Place::strided(&shape, &row_major(&shape), stored);
     let n_bytes = match kind.dtype {
         Dtype::Other(_) => n_bytes,
         dtype => n_elements(&shape).and_then(|n| n.checked_mul(dtype.bits() / 8)).unwrap_or(0),
     };
     Ok(TensorInfo { name, dtype: kind.dtype, shape, place, n_bytes })
-}
-
-/// Rows that are stored head by head, pair by pair, as head by head, half by half.
-fn halves_of(shape: &[usize], n_heads: usize) -> Option<(Vec<usize>, Vec<usize>)> {
-    let (rows, inner) = shape.split_first()?;
-    let n_pairs = rows.checked_div(n_heads.checked_mul(2)?)?;
-    if n_pairs.checked_mul(2)?.checked_mul(n_heads)? != *rows {
-        return None;
-    }
-    let row = inner.iter().try_fold(1_usize, |n, dim| n.checked_mul(*dim))?;
-    let pair = row.checked_mul(2)?;
-    let frame = [&[n_heads, 2, n_pairs], inner].concat();
-    let strides = [&[pair.checked_mul(n_pairs)?, row, pair], row_major(inner).as_slice()].concat();
-    Some((frame, strides))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pairs_become_halves() {
-        // One head of four rows, stored 0, 2, 1, 3.
-        let (frame, strides) = halves_of(&[4, 3], 1).unwrap();
-        assert_eq!((frame, strides), (vec![1, 2, 2, 3], vec![12, 3, 6, 1]));
-        assert_eq!(halves_of(&[6, 3], 2), None);
-        assert_eq!(halves_of(&[6, 3], 0), None);
-        assert_eq!(halves_of(&[], 2), None);
-    }
 }

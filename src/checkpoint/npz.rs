@@ -27,6 +27,22 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
     one_file::add(manifest, path, read)
 }
 
+/// Adds an array that is a file of its own, under the name of the file.
+pub(super) fn add_array(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError> {
+    manifest.format = "npy";
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    one_file::add(manifest, path, |fill, size| {
+        let (method, offset) = (Method::Stored, 0);
+        let entry = Entry { name: name.clone(), method, offset, n_stored: size, n_bytes: size };
+        let mut contents = Contents::default();
+        match array(fill, &entry, &mut 0)? {
+            Ok((array, _)) => contents.tensors.push(TensorInfo { name, ..array }),
+            Err(why) => contents.left_out.push((name, why)),
+        }
+        Ok(contents)
+    })
+}
+
 fn read(fill: &mut Fill<'_>, size: u64) -> Result<Contents, Refusal> {
     let mut contents = Contents::default();
     let mut n_spare = SPARE;
@@ -61,7 +77,8 @@ fn read(fill: &mut Fill<'_>, size: u64) -> Result<Contents, Refusal> {
 /// Says of which array something is told.
 fn of_entry(refusal: Refusal, name: &str) -> Refusal {
     match refusal {
-        Refusal::Malformed(text) => {
+        // The archive is whole, so its entries would be.
+        Refusal::Short(text) | Refusal::Malformed(text) => {
             Refusal::Malformed(format!("array {}: {}", shown(name), one_line(&text)))
         }
         other => other,
@@ -98,7 +115,8 @@ fn array(fill: &mut Fill<'_>, entry: &Entry, n_spare: &mut u64) -> Result<Array,
     let Some(n_bytes) = n_bytes.filter(|n| *n == n_data) else {
         let expected = n_bytes.map_or("fewer than 2^48 elements".to_owned(), |n| n.to_string());
         let text = format!("found {n_data} bytes of shape {shape:?}, expected {expected}");
-        return Err(Refusal::Malformed(text));
+        let is_short = n_bytes.is_some_and(|n| n_data < n);
+        return Err(if is_short { Refusal::Short(text) } else { Refusal::Malformed(text) });
     };
     let strides = if is_fortran { fortran(&shape) } else { row_major(&shape) };
     let coding = if is_big { Coding::Big } else { Coding::Little };
@@ -133,7 +151,8 @@ fn front(fill: &mut Fill<'_>, entry: &Entry) -> Result<Result<(Header, u64), Str
             }
         })
     };
-    let short = || Ok(Err(format!("found {} bytes, expected a NumPy header", entry.n_bytes)));
+    let n_found = entry.n_bytes;
+    let short = || Err(Refusal::Short(format!("found {n_found} bytes, expected a NumPy header")));
     if entry.n_bytes < N_FRONT as u64 {
         return short();
     }

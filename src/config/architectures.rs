@@ -7,7 +7,7 @@ use crate::model::Rule;
 
 /// The rules built in, by file name. Order matters where no `config.json` names the model: of two
 /// rules with equal names, the one whose shapes or extra tensors are peculiar stands first.
-const BUILT_IN: [(&str, &str); 45] = [
+const BUILT_IN: [(&str, &str); 47] = [
     ("gpt2.yaml", include_str!("../../config/architectures/gpt2.yaml")),
     ("nanogpt.yaml", include_str!("../../config/architectures/nanogpt.yaml")),
     ("litgpt.yaml", include_str!("../../config/architectures/litgpt.yaml")),
@@ -30,6 +30,10 @@ const BUILT_IN: [(&str, &str); 45] = [
     ("olmo2.yaml", include_str!("../../config/architectures/olmo2.yaml")),
     ("llama.yaml", include_str!("../../config/architectures/llama.yaml")),
     ("gemma.yaml", include_str!("../../config/architectures/gemma.yaml")),
+    // First by names, as it assumes least.
+    ("gguf_other.yaml", include_str!("../../config/architectures/gguf_other.yaml")),
+    ("gguf_llama.yaml", include_str!("../../config/architectures/gguf_llama.yaml")),
+    ("gguf_qwen.yaml", include_str!("../../config/architectures/gguf_qwen.yaml")),
     ("phi.yaml", include_str!("../../config/architectures/phi.yaml")),
     ("cohere.yaml", include_str!("../../config/architectures/cohere.yaml")),
     ("t5.yaml", include_str!("../../config/architectures/t5.yaml")),
@@ -58,7 +62,6 @@ const BUILT_IN: [(&str, &str); 45] = [
         "convnext_transformers.yaml",
         include_str!("../../config/architectures/convnext_transformers.yaml"),
     ),
-    ("gguf_llama.yaml", include_str!("../../config/architectures/gguf_llama.yaml")),
 ];
 
 /// Most rule files read from a user's directory.

@@ -49,6 +49,9 @@ pub(super) fn add_container(
             let found = "tensors, and no matrix of weights among them".to_owned();
             Err(OpenError::NotWeights { path: path.to_owned(), found })
         }
+        Container::Npz if path.extension().is_some_and(|end| end == "npy") => {
+            npz::add_array(manifest, path)
+        }
         Container::Npz => npz::add(manifest, path),
         Container::Gguf => gguf::add(manifest, path),
         Container::Hdf5 => keras::add_hdf5(manifest, path),

@@ -77,6 +77,8 @@ fn deflated_zeros_are_not_inflated_without_end() {
     assert!(u64::from(n_bytes) > 900 * stream.len() as u64);
     check("4 GiB of zeros", "w.npz", &archive("w.npy", &stream, n_bytes), "not weights");
     let (stream, n_bytes) = zeros("(64, 4096)", 1);
+    check("an array cut short", "w.npy", b"\x93NUMPY\x01\0", "incomplete");
+    check("no array", "w.npy", &[0; 64], "malformed");
     check("a matrix of zeros", "w.npz", &archive("w.npy", &stream, n_bytes), "ok");
     check("a size that lies", "w.npz", &archive("w.npy", &stream, n_bytes - 4), "malformed");
     let (stream, n_bytes) = zeros("(1073741824, 1073741824)", 1);
