@@ -134,6 +134,9 @@ struct ExplainArgs {
     /// Show what would be measured, how, and at which cost
     #[arg(long)]
     plan: bool,
+    /// Print an architecture rule to start from, made of this checkpoint's names and shapes
+    #[arg(long, conflicts_with = "plan")]
+    rule_template: bool,
     /// The save before it: how many tensors are unchanged, and what must be measured anew
     #[arg(long, value_name = "PREV", requires = "plan")]
     against: Option<PathBuf>,

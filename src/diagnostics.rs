@@ -83,13 +83,17 @@ impl Report {
 }
 
 /// One weight matrix, in output × input orientation.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct MatrixReport {
     /// Tensor name; a part of a fused tensor is `name#part`.
     pub name: String,
-    /// Depth index; `None` outside the stack of layers.
+    /// Depth index; `None` outside the stack of layers. Stacks are counted on, one after another.
     pub layer: Option<usize>,
-    /// Role: `q`, `k`, `v`, `o`, `up`, `gate`, `down`, `embed`, `unembed`, `linear`, `classifier`.
+    /// Which stack, where a model has several (`encoder`, `decoder`; `vision`, `text`).
+    pub stack: Option<String>,
+    /// Which expert of its layer.
+    pub expert: Option<usize>,
+    /// Role, as [`Role::as_str`](crate::model::Role::as_str) has it.
     pub role: String,
     /// Output dimension.
     pub rows: usize,
@@ -128,12 +132,16 @@ pub struct MatrixReport {
 /// One adjacent pair: writer `W1` (m × n) and reader `W2` (p × m) sharing the space R^m.
 #[derive(Debug, Clone, Serialize, Default)]
 pub struct PairReport {
-    /// `chain`, `v_o`, `q_k`, `up_down`, `gate_down`, `o_up`, `down_qkv`, `embed_qkv`, `down_unembed`.
+    /// Which two, as [`PairName::as_str`](crate::model::PairName::as_str) has it.
     pub pair: &'static str,
     /// `chain`, `inmodule` or `stream`.
     pub kind: &'static str,
     /// Layer of the writer.
     pub layer: Option<usize>,
+    /// Which stack, where a model has several.
+    pub stack: Option<String>,
+    /// Which expert of its layer.
+    pub expert: Option<usize>,
     /// Query head of a per-head pair.
     pub head: Option<usize>,
     /// Key/value group of a per-group pair.
@@ -182,6 +190,15 @@ pub struct PairReport {
     pub law_bias: Option<f64>,
 }
 
+impl PairReport {
+    /// Whether it is one of several of its kind in its layer, a head or an expert, so that a layer's
+    /// value is their mean.
+    #[must_use]
+    pub fn is_one_of_many(&self) -> bool {
+        self.head.is_some() || self.expert.is_some()
+    }
+}
+
 /// Standard errors of estimated pair statistics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct StderrReport {
@@ -227,7 +244,7 @@ pub struct OverlapReport {
 pub struct HeadReport {
     /// Depth index.
     pub layer: usize,
-    /// `q`, `k`, `v` or `o`.
+    /// `q`, `k`, `v` or `o`, and the same of cross-attention (`cross_q`).
     pub projection: &'static str,
     /// Number of heads compared.
     pub heads: usize,

@@ -1,4 +1,5 @@
-//! From events and scans to settled saves; no file content is parsed here.
+//! From events and scans to settled saves. Names, sizes and times are looked at and no content, but
+//! for the few bytes of the text files that name a run's last save.
 //!
 //! A scan ([`scan`]) is the truth, an event ([`Watcher`]) only a reason to scan sooner: inotify loses
 //! files written right after `mkdir`, its queue overflows, and network file systems send nothing.
@@ -28,10 +29,10 @@
 //! ```
 
 mod events;
+mod ground;
 mod hint;
 mod inbox;
 mod names;
-mod place;
 mod save;
 mod scan;
 mod settle;
@@ -39,7 +40,8 @@ mod settled;
 
 pub use events::{WatchMode, Watcher, network_file_system};
 pub use hint::FileEvent;
-pub use save::{FileKind, FileStamp, FoundSave};
+pub use names::FileKind;
+pub use save::{FileStamp, FoundSave, Pointer};
 pub use scan::{ScanError, ScanLimits, ScanOutcome, scan};
 pub use settle::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules, Settler};
 pub use settled::SettledSave;

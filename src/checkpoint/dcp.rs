@@ -3,12 +3,13 @@
 
 mod metadata;
 mod piece;
+pub(super) mod safetensors;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::error::{OpenError, one_line, shown};
-use super::formats::says_other;
+use super::formats::{WEIGHTS, says_other};
 use super::place::{MAX_PIECES, Place, row_major};
 use super::source::{self, Stretch};
 use super::stretches::Stretches;
@@ -57,12 +58,17 @@ pub(super) fn add(
         let n = n_before.saturating_sub(state.len());
         manifest.notes.push(format!("left out: {n} tensors of optimiser and trainer"));
     }
+    strip_key(manifest, &mut state);
     let n_pieces = state.values().fold(0_usize, |n, tensor| n.saturating_add(tensor.chunks.len()));
     if n_pieces > MAX_PIECES {
         return Err(malformed(format!("found {n_pieces} pieces, expected at most {MAX_PIECES}")));
     }
     let files = add_files(manifest, directory, &state)?;
-    let places = places(manifest, &files, &state)?;
+    let places = if is_safetensors(manifest)? {
+        safetensors::places(manifest, &state)?
+    } else {
+        places(manifest, &files, &state)?
+    };
     for (name, tensor) in &state {
         let Some(pieces) = places.get(name.as_str()) else { continue };
         match pieces {
@@ -75,6 +81,26 @@ pub(super) fn add(
         return Err(OpenError::NotWeights { path: directory.to_owned(), found });
     }
     Ok(())
+}
+
+/// Where trainers keep the model under a key, keeps what is under it, and takes the key off: the
+/// names in a file of `torch.save` do not have it either.
+fn strip_key(manifest: &mut Manifest, state: &mut BTreeMap<String, Distributed>) {
+    let is_under = |tensor: &Distributed, key: &str| tensor.under.as_deref() == Some(key);
+    let count = |key: &str| state.values().filter(|tensor| is_under(tensor, key)).count();
+    let n_here = state.values().filter(|tensor| tensor.under.is_none()).count();
+    let Some(key) = WEIGHTS.into_iter().find(|key| count(key) > n_here) else { return };
+    let n_beside = state.len().saturating_sub(count(key));
+    manifest.notes.push(format!("weights taken from `{key}`"));
+    if n_beside > 0 {
+        manifest.notes.push(format!("left out: {n_beside} tensors beside `{key}`"));
+    }
+    let prefix = format!("{key}.");
+    let bare = |(name, tensor): (String, Distributed)| {
+        let bare = name.strip_prefix(&prefix).unwrap_or(&name).to_owned();
+        is_under(&tensor, key).then_some((bare, tensor))
+    };
+    *state = std::mem::take(state).into_iter().filter_map(bare).collect();
 }
 
 /// Adds the files that hold pieces; their indices by name.
@@ -111,6 +137,20 @@ fn add_files<'a>(
         }
     }
     Ok(files)
+}
+
+/// Whether the files of the ranks are safetensors: they begin with a length and a brace.
+fn is_safetensors(manifest: &Manifest) -> Result<bool, OpenError> {
+    if manifest.files.first().is_none_or(|file| file.identity.size < 9) {
+        return Ok(false);
+    }
+    let mut start = [0; 9];
+    let mut pause = |_| {};
+    let mut stretches = Stretches::new(&manifest.files, Stretch::default(), &mut pause);
+    stretches.read_exact_at(0, &mut start, 0).map_err(OpenError::of_read)?;
+    stretches.end().map_err(OpenError::of_read)?;
+    let [.., n6, n7, brace] = start;
+    Ok((n6, n7, brace) == (0, 0, b'{'))
 }
 
 /// The pieces of a tensor, or why it is left out.

@@ -14,7 +14,7 @@ const MAX_SHOWN_CHARS: usize = 200;
 #[non_exhaustive]
 pub enum OpenError {
     /// Nothing has that name: the caller named the wrong place, or came too late.
-    #[error("{}: found nothing, expected a checkpoint directory or a .safetensors file", shown_path(.path))]
+    #[error("{}: found nothing, expected a checkpoint: a directory or a file of weights", shown_path(.path))]
     Missing {
         /// The path that was asked for.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum OpenError {
         /// What would be a checkpoint.
         expected: &'static str,
     },
-    /// A healthy safetensors file that holds something else than a model (an adapter, an optimiser).
+    /// A healthy file that holds something else than a model (an optimiser), or asks for more than data.
     #[error("{}: found {found}, expected the weights of the model itself", shown_path(.path))]
     NotWeights {
         /// The file or directory.
@@ -114,6 +114,14 @@ pub enum ReadError {
         /// Name of the tensor.
         name: String,
     },
+    /// What is stored compressed cannot be had back.
+    #[error("{}: found a broken stream at byte {offset}, expected deflate data", shown_path(.path))]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// First byte of the stream.
+        offset: u64,
+    },
     /// The values do not fit into memory.
     #[error("tensor {}: found {n_elements} elements, expected no more than memory holds", shown(.name))]
     TooLarge {
@@ -154,6 +162,7 @@ impl OpenError {
             ReadError::Unreadable { path, source } => Self::Unreadable { path, source },
             // These speak of tensors, and none was read.
             error @ (ReadError::NotFloat { .. }
+            | ReadError::Broken { .. }
             | ReadError::Foreign { .. }
             | ReadError::TooLarge { .. }) => {
                 Self::Malformed { path: PathBuf::new(), reason: error.to_string() }
@@ -163,7 +172,7 @@ impl OpenError {
 
     /// Something that is no checkpoint at all.
     pub(super) fn not_a_checkpoint(path: &Path, found: String) -> Self {
-        let expected = "a .safetensors file, or a directory with model.safetensors or its index";
+        let expected = "weights as safetensors, of torch.save, .npz, .gguf, .h5 or .keras, or a directory with them";
         Self::NotACheckpoint { path: path.to_owned(), found, expected }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::coded::Decoder;
 use super::error::ReadError;
 use super::place::{Coding, Piece, Pieces, extent};
 use super::stretches::Stretches;
@@ -61,6 +62,7 @@ pub(super) struct Gather<'a, 'b> {
     /// Bytes of one element, 1 to 8.
     pub(super) width: usize,
     pub(super) stretches: &'b mut Stretches<'a>,
+    pub(super) decoder: Decoder,
 }
 
 impl Gather<'_, '_> {
@@ -101,7 +103,8 @@ impl Gather<'_, '_> {
     /// Says which part of the file will be read, if little beside the box lies in it.
     fn announce(&mut self, piece: &Piece, part: &Region) {
         let n_spanned = extent(&part.size, &piece.strides);
-        if n_spanned <= (part.n_elements() as u64).saturating_mul(2) {
+        let is_plain = matches!(piece.stored.coding, Coding::Little | Coding::Big);
+        if is_plain && n_spanned <= (part.n_elements() as u64).saturating_mul(2) {
             let width = self.width as u64;
             let start = (first(piece, part) as u64).saturating_mul(width);
             let start = start.saturating_add(piece.stored.offset);
@@ -145,7 +148,8 @@ impl Gather<'_, '_> {
     ) -> Result<(), ReadError> {
         let n_spanned = usize::try_from(extent(&part.size, &piece.strides)).unwrap_or(0);
         let mut bytes = vec![0; n_spanned.saturating_mul(self.width)];
-        self.stored(piece, first(piece, part), &mut bytes)?;
+        let first = first(piece, part);
+        self.decoder.read(self.stretches, piece.stored, (first, self.width), &mut bytes)?;
         let from: Vec<usize> = piece.strides.to_vec();
         let to = super::place::row_major(&region.size);
         let outer = part.corner.iter().zip(&region.corner).map(|(a, b)| a.saturating_sub(*b));
@@ -154,20 +158,6 @@ impl Gather<'_, '_> {
             .fold(0, |sum: usize, (at, stride)| sum.saturating_add(at.saturating_mul(*stride)));
         scatter(&part.size, (&bytes, &from, 0), (into, &to, at), self.width);
         Ok(())
-    }
-
-    /// Stored elements from number `first` on, as the tensor's type has them.
-    fn stored(&mut self, piece: &Piece, first: usize, bytes: &mut [u8]) -> Result<(), ReadError> {
-        let stored = piece.stored;
-        let at = (first as u64).saturating_mul(self.width as u64).saturating_add(stored.offset);
-        match stored.coding {
-            Coding::Little => self.stretches.read_exact_at(stored.file, bytes, at),
-            Coding::Big => {
-                self.stretches.read_exact_at(stored.file, bytes, at)?;
-                bytes.chunks_mut(self.width.max(1)).for_each(<[u8]>::reverse);
-                Ok(())
-            }
-        }
     }
 }
 
@@ -262,7 +252,7 @@ mod tests {
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_128;
 
-    use super::super::place::{Place, Stored, row_major};
+    use super::super::place::{Coding, Place, Stored, row_major};
     use super::super::source::{Stretch, look};
     use super::super::{Dtype, Manifest, SourceFile, TensorInfo};
     use super::*;

@@ -6,8 +6,8 @@ mod file;
 use std::path::{Path, PathBuf};
 
 use super::error::OpenError;
-use super::formats::WHOLE;
-use super::sidecar::{add_config, add_config_of_metadata, add_trainer};
+use super::formats::{ADAPTER, WHOLE};
+use super::sidecar::{add_adapter, add_config, add_config_of_metadata, add_trainer};
 use super::source;
 use super::step::step_in_name;
 use super::{Manifest, SourceFile, natural_cmp};
@@ -25,6 +25,10 @@ pub(super) fn open(path: &Path) -> Result<Manifest, OpenError> {
         file::add(&mut manifest, path)?;
         beside(path, &manifest.name)
     };
+    if manifest.is_adapter() {
+        manifest.adapter = Some(serde_json::Value::Null);
+        add_adapter(&mut manifest, &directory);
+    }
     add_config(&mut manifest, &directory.join("config.json"));
     if manifest.config.is_none() {
         add_config_of_metadata(&mut manifest);
@@ -51,12 +55,20 @@ pub(super) fn open(path: &Path) -> Result<Manifest, OpenError> {
     Ok(manifest)
 }
 
+impl Manifest {
+    /// Whether its weights are those of an adapter, by the name of their file.
+    fn is_adapter(&self) -> bool {
+        let names = self.files.iter().filter_map(|file| file.path.file_name()?.to_str());
+        names.into_iter().any(|name| name.starts_with(ADAPTER))
+    }
+}
+
 /// What says the step of a single file, its directory, and whether it speaks for all of that:
-/// `model.safetensors` and `pytorch_model.bin` do; any other name has its own step, and shares only the model's
+/// `model.safetensors`, `pytorch_model.bin` and an adapter do; any other name has its own step, and shares only the model's
 /// description with its neighbours.
 fn beside(path: &Path, name: &str) -> (String, PathBuf, bool) {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if WHOLE.iter().any(|(whole, _)| *whole == name) {
+    if WHOLE.iter().any(|(whole, _)| *whole == name) || name.starts_with(ADAPTER) {
         (name_of(parent), parent.to_owned(), true)
     } else {
         (name.to_owned(), parent.to_owned(), false)

@@ -59,14 +59,39 @@ pub(super) enum Coding {
     Little,
     /// The same, with the most significant byte first.
     Big,
+    /// Blocks of 32, each a scale in binary16 before signed bytes; they are read as `F32`.
+    Q8_0,
+    /// One compressed stream.
+    Deflated(Deflated),
 }
+
+/// A deflate stream with elements in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Deflated {
+    /// Bytes that come out of it, and how many of them before the first element.
+    pub(super) n_bytes: u64,
+    pub(super) n_before: u64,
+    /// Whether the most significant byte of an element stands first.
+    pub(super) is_big: bool,
+}
+
+/// Elements and bytes of a block.
+pub(super) const BLOCK_Q8_0: usize = 32;
+pub(super) const N_BLOCK_Q8_0: usize = 34;
 
 impl Coding {
     /// How many elements of a type so many bytes hold.
     fn n_elements(self, n_bytes: u64, dtype: Dtype) -> u64 {
+        let per_element =
+            |n_bytes: u64| n_bytes.checked_div(dtype.n_bytes() as u64).unwrap_or_default();
         match self {
-            Self::Little | Self::Big => {
-                n_bytes.checked_div(dtype.n_bytes() as u64).unwrap_or_default()
+            Self::Little | Self::Big => per_element(n_bytes),
+            Self::Q8_0 => {
+                let n_blocks = n_bytes.checked_div(N_BLOCK_Q8_0 as u64).unwrap_or_default();
+                n_blocks.saturating_mul(BLOCK_Q8_0 as u64)
+            }
+            Self::Deflated(Deflated { n_bytes, n_before, .. }) => {
+                per_element(n_bytes.saturating_sub(n_before))
             }
         }
     }
@@ -82,6 +107,10 @@ impl Piece {
         let (stride, strides) = self.strides.split_first()?;
         let at = index.checked_sub(*from).filter(|at| at < n)?;
         let Stored { file, offset, n_bytes, coding } = self.stored;
+        // Elsewhere the first byte of an element is not found by counting.
+        if !matches!(coding, Coding::Little | Coding::Big) {
+            return None;
+        }
         let skipped = (at as u64).checked_mul(*stride as u64)?.checked_mul(width)?;
         let (offset, n_bytes) = (offset.checked_add(skipped)?, n_bytes.checked_sub(skipped)?);
         Some(Self {
@@ -124,6 +153,16 @@ impl Place {
             return Ok(Self::strided(frame, &piece.strides, piece.stored));
         }
         Ok(Self::Pieces(Box::new(Pieces { frame: frame.into(), pieces: pieces.into() })))
+    }
+
+    /// The same place in another file of the checkpoint.
+    pub(super) fn move_to_file(&mut self, index: usize) {
+        match self {
+            Self::Run { file, .. } => *file = index,
+            Self::Pieces(pieces) => {
+                pieces.pieces.iter_mut().for_each(|piece| piece.stored.file = index);
+            }
+        }
     }
 
     /// First byte of a run, from the start of its file; 0 where there is no run.

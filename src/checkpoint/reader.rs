@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::coded::Decoder;
 use super::decode::Scan;
 use super::gather::Gather;
 use super::place::Place;
@@ -94,7 +95,8 @@ impl Reader<'_> {
             Place::Pieces(pieces) => {
                 let mut stretches = Stretches::new(&self.manifest.files, self.stretch, pause);
                 let width = self.tensor.dtype.n_bytes();
-                Gather { pieces, width, stretches: &mut stretches }.whole(rest)?;
+                let decoder = Decoder::default();
+                Gather { pieces, width, stretches: &mut stretches, decoder }.whole(rest)?;
                 stretches.end()?;
                 hasher.update(rest);
             }
@@ -153,7 +155,9 @@ impl Reader<'_> {
                 }
             }
             Place::Pieces(pieces) => {
-                Gather { pieces, width, stretches: &mut stretches }.elements(elements, each)?;
+                let decoder = Decoder::default();
+                Gather { pieces, width, stretches: &mut stretches, decoder }
+                    .elements(elements, each)?;
             }
         }
         stretches.end()

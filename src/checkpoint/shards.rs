@@ -64,7 +64,8 @@ pub(super) fn add_shards(
                 }
                 add_file(manifest, file, header)?;
             }
-            Container::Torch => torch::add(manifest, &shard).map_err(vanished)?,
+            // The only other format that has an index.
+            _ => torch::add(manifest, &shard).map_err(vanished)?,
         }
     }
     check_index(&path, &shards, manifest)

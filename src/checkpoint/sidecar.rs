@@ -16,41 +16,55 @@ const MAX_CONFIG: u64 = 4 << 20;
 /// Values in a `config.json`; the label lists of ImageNet-21k need 50 thousand.
 const MAX_CONFIG_VALUES: usize = 1 << 18;
 
+/// The name of an adapter's description.
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
+
 /// The model's description; without it the names and shapes must do.
 pub(super) fn add_config(manifest: &mut Manifest, path: &Path) {
-    let (mut json, identity) = match source::read_whole(path, MAX_CONFIG) {
-        Err(SourceError::Gone) => return,
-        Ok((Some(json), identity)) => (json, identity),
+    let config = description(manifest, path, "config.json");
+    manifest.config = config.or(manifest.config.take());
+}
+
+/// The description of an adapter; without it its scale and its base are not known.
+pub(super) fn add_adapter(manifest: &mut Manifest, directory: &Path) {
+    let config = description(manifest, &directory.join(ADAPTER_CONFIG), ADAPTER_CONFIG);
+    manifest.adapter = config.or(manifest.adapter.take());
+}
+
+/// A small JSON file of that name, or a note of why it is left out.
+fn description(manifest: &mut Manifest, path: &Path, name: &str) -> Option<serde_json::Value> {
+    let told = match source::read_whole(path, MAX_CONFIG) {
+        Err(SourceError::Gone) => return None,
+        Ok((Some(json), identity)) => Ok((json, identity)),
         Ok((None, identity)) => {
-            let text = format!(
-                "config.json left out: found {} bytes, expected at most {MAX_CONFIG}",
-                identity.size
-            );
-            return manifest.notes.push(text);
+            Err(format!("found {} bytes, expected at most {MAX_CONFIG}", identity.size))
         }
-        Err(error) => {
-            return manifest.notes.push(format!("config.json left out: {}", words(&error)));
-        }
+        Err(error) => Err(words(&error)),
     };
-    if mark_non_finite(&mut json) > 0 {
-        manifest.notes.push("config.json: numbers that are not finite read as null".to_owned());
-    }
-    match bounded_value(&json) {
-        Ok(config) => {
-            manifest.config = Some(config);
-            manifest.sidecars.push(SourceFile {
-                path: path.to_owned(),
-                identity,
-                ..SourceFile::default()
-            });
+    let read = told.and_then(|(mut json, identity)| {
+        let n_marked = mark_non_finite(&mut json);
+        let value = bounded_value(&json).map_err(|error| one_line(&error.to_string()))?;
+        Ok((value, identity, n_marked))
+    });
+    match read {
+        Ok((value, identity, n_marked)) => {
+            if n_marked > 0 {
+                let text = format!("{name}: numbers that are not finite read as null");
+                manifest.notes.push(text);
+            }
+            let path = path.to_owned();
+            manifest.sidecars.push(SourceFile { path, identity, ..SourceFile::default() });
+            Some(value)
         }
-        Err(error) => {
-            manifest.notes.push(format!("config.json left out: {}", one_line(&error.to_string())));
+        Err(why) => {
+            manifest.notes.push(format!("{name} left out: {why}"));
+            None
         }
     }
 }
 
-fn bounded_value(json: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
+/// A JSON text as a value, of a bounded number of parts.
+pub(super) fn bounded_value(json: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
     let n_left = Cell::new(MAX_CONFIG_VALUES);
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let config = BoundedValue(&n_left).deserialize(&mut deserializer)?;

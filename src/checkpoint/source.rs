@@ -16,7 +16,6 @@ use std::time::Duration;
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::error::OpenError;
 use crate::remote::{self, Object, RemoteError};
 
 /// A descriptor that an NFS server no longer knows is asked for again by path this often.
@@ -267,9 +266,6 @@ fn open_quietly(path: &Path, flags: OFlags) -> io::Result<rustix::fd::OwnedFd> {
         result => Ok(result?),
     }
 }
-
-/// Fills a buffer from a place in a file.
-pub(super) type Fill<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), OpenError> + 'a;
 
 /// Counts the times an NFS server had forgotten our handle; the cure is to ask by path again.
 #[derive(Debug, Default)]

@@ -1,7 +1,19 @@
 //! The optimiser step that a save's name states.
 
 /// Endings that are no part of the name proper.
-const EXTENSIONS: [&str; 6] = [".safetensors", ".ckpt", ".pth", ".pt", ".bin", ".keras"];
+const EXTENSIONS: [&str; 11] = [
+    ".safetensors",
+    ".ckpt",
+    ".pth",
+    ".pt",
+    ".bin",
+    ".keras",
+    ".npz",
+    ".gguf",
+    ".weights.h5",
+    ".h5",
+    ".hdf5",
+];
 /// Words that a step follows, the most telling first: `epoch=3-step=1000` is step 1000.
 const WORDS: [&[&str]; 4] = [
     &["step", "steps", "globalstep"],

@@ -1,6 +1,7 @@
 //! Reads from several files, one descriptor at a time and none for long.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use super::SourceFile;
@@ -65,6 +66,11 @@ impl<'a> Stretches<'a> {
                 result => return result.map_err(|error| file.read_error(error)),
             }
         }
+    }
+
+    /// Path of a file, for messages.
+    pub(super) fn path(&self, index: usize) -> PathBuf {
+        self.files.get(index).map(|file| file.path.clone()).unwrap_or_default()
     }
 
     fn try_read(

@@ -5,7 +5,7 @@
 //! Check sums are not looked at: `torch.save` can leave them at 0.
 
 use super::error::{OpenError, one_line};
-use super::source::Fill;
+use super::fill::Fill;
 
 /// Entries of one archive.
 const MAX_ENTRIES: u64 = 65_536;

@@ -13,6 +13,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let settings = settings(args.config.as_ref())?;
     let rules = rules(&settings)?;
     let manifest = checkpoint::open(&args.checkpoint)?;
+    if args.rule_template {
+        return print(&model::template(&manifest.tensors, manifest.config.as_ref()));
+    }
     let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
     let before = args.against.as_deref().map(checkpoint::open).transpose()?;
     let rest = if args.plan {
@@ -37,6 +40,12 @@ fn summary(manifest: &Manifest, graph: &LayerGraph) -> String {
     );
     line("step", manifest.step.map_or_else(|| "unknown".into(), |s| s.to_string()));
     line("architecture", format!("{} ({})", graph.architecture, graph.because));
+    if graph.architecture == "chain" && !graph.matrices.is_empty() {
+        line(
+            "needed",
+            "more than a plain chain needs a rule: which tensor has which role ({layer} for the depth), how it is stored, where config.json states the heads, and what stands between; `weightvane explain --rule-template` prints one to start from".into(),
+        );
+    }
     if let Some(heads) = graph.head_layout {
         let shared = if heads.key_value == heads.query {
             String::new()
@@ -79,7 +88,7 @@ fn details(graph: &LayerGraph) -> String {
     text += &pairs(graph);
     if !graph.heads.is_empty() {
         let rows = graph.heads.iter().map(|h| {
-            let space = if h.projection == model::Role::Output { "columns" } else { "rows" };
+            let space = if h.is_of_columns() { "columns" } else { "rows" };
             vec![
                 h.projection.as_str().into(),
                 h.layer.to_string(),
@@ -131,10 +140,12 @@ fn pairs(graph: &LayerGraph) -> String {
                 && p.layer == first.layer
                 && p.head.is_some() == first.head.is_some()
                 && p.group.is_some() == first.group.is_some()
+                && p.expert.is_some() == first.expert.is_some()
         };
         let n = graph.pairs[at..].iter().take_while(alike).count();
         at += n;
         let each = match (first.head, first.group) {
+            _ if first.expert.is_some() => format!("{n} experts"),
             (Some(_), _) => format!("{n} heads"),
             (_, Some(_)) => format!("{n} groups"),
             _ => "–".into(),

@@ -86,7 +86,8 @@ pub(super) fn report(report: &Report) -> String {
     text + &skipped(&report.skipped)
 }
 
-/// Per-head pairs of a layer share a row: the mean, and the extremes behind it.
+/// Pairs of one kind in a layer, of heads, experts or convolutions, share a row: the mean, and the
+/// extremes behind it.
 fn pairs(report: &Report) -> String {
     let mut groups: BTreeMap<(Option<usize>, usize), Vec<&PairReport>> = BTreeMap::new();
     let mut order: Vec<&str> = Vec::new();
@@ -101,7 +102,7 @@ fn pairs(report: &Report) -> String {
     let header = [
         "pair",
         "layer",
-        "heads",
+        "of",
         "m",
         "law",
         "gram correlation",
@@ -125,13 +126,13 @@ fn pair_row(pairs: &[&PairReport]) -> Vec<String> {
         .filter(|k| 2 * k <= first.dim && pairs.iter().all(|p| p.overlap.contains_key(k)))
         .max();
     let overlap = k.and_then(|k| mean(pairs, |p| p.overlap.get(&k).map(|o| o.ratio)));
-    let per_head = first.head.is_some();
+    let is_mean = pairs.len() > 1 || first.is_one_of_many();
     let name =
         if first.norm_between { format!("{} (norm)", first.pair) } else { first.pair.into() };
     vec![
         name,
         integer(first.layer),
-        if per_head { pairs.len().to_string() } else { "–".into() },
+        if is_mean { pairs.len().to_string() } else { "–".into() },
         first.dim.to_string(),
         first.law.into(),
         spread(pairs, ratio, |p| p.gram_correlation) + &error(first.stderr.gram_correlation),

@@ -253,6 +253,7 @@ impl Replay<'_> {
         let declared = settings.of_run(&run.name).and_then(|s| s.optimizer.as_ref());
         match (&mut done.result, declared) {
             (Err(JobError::Cancelled), _) => return Err(BackfillError::Cancelled),
+            (Err(error), _) if error.is_no_save() => {}
             (Err(error), _) => {
                 let (path, kind) = (done.queued.save.path.clone(), kind_of(error));
                 self.all.failed.push(FailedSave { path, kind, why: error_text(error) });

@@ -84,6 +84,14 @@ pub(super) enum JobError {
     Panic(String),
 }
 
+impl JobError {
+    /// Whether it is no save at all, but something whose name looks like one: an optimiser, data.
+    /// Nobody has to know.
+    pub(super) fn is_no_save(&self) -> bool {
+        matches!(self, Self::Open(OpenError::NotWeights { .. } | OpenError::NotACheckpoint { .. }))
+    }
+}
+
 impl From<AnalyzeError> for JobError {
     fn from(error: AnalyzeError) -> Self {
         match error {

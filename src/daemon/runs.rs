@@ -302,7 +302,34 @@ impl Run {
         Arc::make_mut(&mut self.chronicle).advance(frontier, rules)
     }
 
+    /// What was found is no save: the run goes on as if it had not been there.
+    fn taken_back(&mut self, queued: &Queued) {
+        let path = &queued.save.path;
+        self.saves.retain(|_, seen| seen.save.path != *path);
+        self.times.remove(&queued.age);
+        self.returned.remove(path);
+        if let Some((latest, at)) = &self.latest
+            && latest.age == queued.age
+        {
+            let before = self.saves.last_key_value();
+            let before = before.map(|(age, seen)| Queued { age: *age, save: seen.save.clone() });
+            self.latest = before.map(|before| (before, *at));
+            let is_measured = self.analyzed.is_some();
+            self.state = if is_measured { RunState::Analyzed } else { RunState::Waiting };
+        }
+    }
+
+    /// Whether nothing was ever found in it that is a save, and nothing waits to be one.
+    pub(super) fn is_none(&self) -> bool {
+        let is_empty = self.saves.is_empty() && self.known.is_empty() && self.running == 0;
+        is_empty && self.analyzed.is_none() && self.waiting.is_none()
+    }
+
     fn failed(&mut self, queued: &Queued, error: &JobError) -> Taken {
+        if error.is_no_save() {
+            self.taken_back(queued);
+            return Taken::default();
+        }
         let newest = self.is_newest(queued.age);
         let save = &queued.save;
         let text = error_text(error);

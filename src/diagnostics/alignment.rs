@@ -49,9 +49,10 @@ fn unchanged(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<bool, ReadError
 pub(super) fn title(pair: &Pair) -> String {
     let part = |what: &str, n: Option<usize>| n.map_or(String::new(), |n| format!(" {what} {n}"));
     format!(
-        "{}{}{}{}",
+        "{}{}{}{}{}",
         pair.name.as_str(),
         part("layer", pair.layer),
+        part("expert", pair.expert),
         part("head", pair.head),
         part("group", pair.group)
     )
@@ -109,6 +110,8 @@ fn pair_report(
         pair: pair.name.as_str(),
         kind: pair.name.kind(),
         layer: pair.layer,
+        stack: pair.stack.clone(),
+        expert: pair.expert,
         head: pair.head,
         group: pair.group,
         writer: pair.writer.label.clone(),

@@ -112,10 +112,12 @@ const ENTRY_BYTES: usize = 64;
 fn report_bytes(report: &Report) -> usize {
     let pair = |p: &PairReport| {
         let overlaps = p.overlap.len() * (size_of::<OverlapReport>() + ENTRY_BYTES);
-        size_of::<PairReport>() + p.writer.len() + p.reader.len() + overlaps
+        let stack = p.stack.as_ref().map_or(0, String::len);
+        size_of::<PairReport>() + p.writer.len() + p.reader.len() + stack + overlaps
     };
     let matrix = |m: &MatrixReport| {
-        size_of::<MatrixReport>() + m.name.len() + m.rotation.len() * ENTRY_BYTES
+        let stack = m.stack.as_ref().map_or(0, String::len);
+        size_of::<MatrixReport>() + m.name.len() + stack + m.rotation.len() * ENTRY_BYTES
     };
     report.pairs.iter().map(pair).sum::<usize>()
         + report.matrices.iter().map(matrix).sum::<usize>()

@@ -6,7 +6,7 @@ use super::work::{Analysis, AnalyzeError, Missing};
 use crate::linalg::{
     HeadOverlap, HeadSide, HeadStderr, Linear, estimate_head_overlap, head_overlap,
 };
-use crate::model::{HeadSet, Operand, Role, View};
+use crate::model::{HeadSet, Operand, View};
 
 pub(super) fn measure(analysis: &mut Analysis<'_>, set: &HeadSet) -> Result<(), AnalyzeError> {
     let projection = set.projection.as_str();
@@ -44,8 +44,7 @@ fn compare(
     analysis: &mut Analysis<'_>,
     set: &HeadSet,
 ) -> Result<(HeadOverlap, HeadStderr), Missing> {
-    let is_output = set.projection == Role::Output;
-    let side = if is_output { HeadSide::Column } else { HeadSide::Row };
+    let side = if set.is_of_columns() { HeadSide::Column } else { HeadSide::Row };
     if is_small(analysis.options, set) {
         let mut blocks = Vec::with_capacity(set.heads.len());
         for view in &set.heads {
@@ -66,8 +65,8 @@ fn compare(
 
 /// Whether all pairs of heads are compared exactly.
 pub(super) fn is_small(options: &Options, set: &HeadSet) -> bool {
-    let is_output = set.projection == Role::Output;
-    let width = |v: &View| if is_output { v.n_rows() } else { v.n_cols() };
+    let is_of_columns = set.is_of_columns();
+    let width = |v: &View| if is_of_columns { v.n_rows() } else { v.n_cols() };
     let n_values = set.heads.iter().map(|v| v.n_rows() * v.n_cols()).sum();
     options.compares_heads(set.heads.first().map_or(0, width), n_values)
 }

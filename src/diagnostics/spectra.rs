@@ -25,22 +25,16 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<()
     let mut report = MatrixReport {
         name: matrix.name.clone(),
         layer: matrix.layer,
+        stack: matrix.stack.clone(),
+        expert: matrix.expert,
         role: matrix.role.as_str().to_owned(),
         rows: matrix.view.n_rows(),
         cols: matrix.view.n_cols(),
         dtype,
-        spectrum: None,
-        frobenius_norm: None,
-        spectral_norm: None,
-        stable_rank: None,
-        effective_rank: None,
-        spectral_entropy: None,
-        numerical_rank: None,
         nan,
         inf,
-        update_ratio: None,
-        update_ratio_stderr: None,
         rotation: analysis.options.rotation_k.iter().map(|&k| (k, None)).collect(),
+        ..MatrixReport::default()
     };
     if nan + inf > 0 {
         analysis.skip(&matrix.name, format!("holds {nan} NaN and {inf} infinite values"));

@@ -14,7 +14,7 @@ use super::stored::{Bytes, Feed, Stored};
 use super::sums::Sums;
 use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
 use crate::linalg::{Block, LinalgError, Linear, Panels};
-use crate::model::{BiasView, Operand, View};
+use crate::model::{BiasView, Operand, Span, View};
 
 /// Largest exponent of a scale: 2^126 brings every subnormal to a normal number.
 const MAX_EXPONENT: i32 = 126;
@@ -342,7 +342,8 @@ impl<'a> Store<'a> {
     /// A bias as a vector.
     pub(super) fn bias(&mut self, bias: &BiasView) -> Result<Vec<f32>, ReadError> {
         let values = self.vector(&bias.tensor)?;
-        Ok(bias.rows.iter().flat_map(Clone::clone).map(|i| values[i]).collect())
+        let plus = if bias.plus_one { 1.0 } else { 0.0 };
+        Ok(bias.rows.iter().flat_map(Span::positions).map(|i| values[i] + plus).collect())
     }
 
     fn vector(&mut self, tensor: &str) -> Result<Vec<f32>, ReadError> {

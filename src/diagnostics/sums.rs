@@ -1,12 +1,12 @@
 //! Sums over stored matrices that several measurements of one save need, remembered while their
 //! tensors are in use.
 
-use std::ops::Range;
 use std::rc::Rc;
 
 use faer::Mat;
 
 use crate::linalg::{Side, Squares};
+use crate::model::Span;
 
 /// Grams remembered: those of a layer's matrices. The largest that a search forms takes 4 MiB.
 const KEPT_GRAMS: usize = 8;
@@ -15,8 +15,10 @@ const KEPT_GRAMS: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) tensor: String,
-    pub(super) rows: Vec<Range<usize>>,
-    pub(super) cols: Vec<Range<usize>>,
+    /// Stored columns of the whole tensor.
+    pub(super) width: usize,
+    pub(super) rows: Vec<Span>,
+    pub(super) cols: Vec<Span>,
 }
 
 /// Whose Gram: of which side, of values times which factor (the bits of an `f32`).
@@ -67,8 +69,8 @@ mod tests {
     use super::*;
 
     fn place(tensor: &str, to: usize) -> Place {
-        let part = || std::iter::once(0..to).collect();
-        Place { tensor: tensor.to_owned(), rows: part(), cols: part() }
+        let part = || vec![Span::from(0..to)];
+        Place { tensor: tensor.to_owned(), width: to, rows: part(), cols: part() }
     }
 
     #[test]

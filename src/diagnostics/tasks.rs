@@ -118,8 +118,10 @@ impl Content {
     pub(super) fn of(operand: &Operand) -> Self {
         let flipped = operand.transposed && operand.parts.len() == 1 && operand.gain.is_none();
         let block = |part: &View| {
-            let View { tensor, rows, cols, .. } = part;
-            format!("{tensor}{rows:?}{cols:?}")
+            let View { tensor, rows, cols, lead, .. } = part;
+            // How other dimensions are folded is part of the name.
+            let lead = if *lead == 1 { String::new() } else { format!("/{lead}") };
+            format!("{tensor}{lead}{rows:?}{cols:?}")
         };
         let blocks: Vec<String> = operand.parts.iter().map(block).collect();
         let turned = if operand.transposed && !flipped { "T" } else { "" };

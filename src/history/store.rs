@@ -30,11 +30,14 @@ pub use profiles::StoredProfile;
 pub const FILE: &str = "history.sqlite";
 
 /// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// From the schema of a version to that of the next one; the first makes it.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("store/schema-1.sql"), include_str!("store/schema-2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("store/schema-1.sql"),
+    include_str!("store/schema-2.sql"),
+    include_str!("store/schema-3.sql"),
+];
 
 /// A database up to this size is read whole at every start.
 const QUICK_BYTES: u64 = 256 << 20;

@@ -231,7 +231,10 @@ fn report_summary(report: &Report, label: &str, series: &mut Series) {
 /// What is collected of one pair kind in one layer.
 #[derive(Debug, Default)]
 struct PairMeans {
-    per_head: bool,
+    /// Whether the worst of several has a name of its own.
+    several: bool,
+    /// Entries so far.
+    n: usize,
     grouped: bool,
     gram_correlation: Mean,
     commutator_vs_chance: Mean,
@@ -250,7 +253,9 @@ impl PairMeans {
             self.gap_of_groups.add(pair.gap_ratio);
             return;
         }
-        self.per_head |= pair.head.is_some();
+        // Heads and experts are several even where a layer has one; so are a block's convolutions.
+        self.several |= pair.is_one_of_many() || self.n > 0;
+        self.n += 1;
         self.gram_correlation.add(pair.gram_correlation);
         self.commutator_vs_chance.add(pair.commutator_vs_chance);
         self.commutator.add(pair.commutator);
@@ -283,7 +288,7 @@ fn pairs(report: &Report, label: &str, width: usize, series: &mut Series) {
         series.put_known(Id::Commutator, &labels, means.commutator.get());
         series.put_known(Id::FlagCorrelation, &labels, means.flag_correlation.get());
         series.put_known(Id::BalanceGap, &labels, means.gap());
-        if means.per_head {
+        if means.several {
             series.put_known(Id::GramCorrelationMin, &labels, means.gram_correlation.min);
             series.put_known(Id::CommutatorVsChanceMax, &labels, means.commutator_vs_chance.max);
         }
@@ -293,7 +298,7 @@ fn pairs(report: &Report, label: &str, width: usize, series: &mut Series) {
             series.put_known(Id::Overlap, &labels, ratio.get());
             series.put_known(Id::OverlapChance, &labels, chance.get());
             series.put_known(Id::OverlapExcess, &labels, excess.get());
-            if means.per_head {
+            if means.several {
                 series.put_known(Id::OverlapMin, &labels, ratio.min);
             }
         }

@@ -1,12 +1,17 @@
-//! The fallback for plain networks of any naming: matrices chained by shape, in natural name order.
+//! The fallback for plain networks of any naming: matrices and convolutions chained by shape, in
+//! natural name order.
 
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
 use super::inputs::{Named, config_value};
+use super::names::leaf;
+use super::storage::Folded;
+use super::view::Window;
 use super::{
-    Between, BiasView, Law, LayerGraph, Layout, Left, Matrix, Operand, Pair, PairName, Role, View,
+    Between, BiasView, LayerGraph, Layout, Left, Matrix, Operand, Pair, PairName, Role, Span,
+    Storage, View,
 };
 
 /// Keys of `config.json` that name a plain network's activation.
@@ -15,19 +20,87 @@ const ACTIVATION_KEYS: [&str; 4] =
 
 struct Link<'a> {
     tensor: Named<'a>,
-    out: usize,
-    cols: usize,
+    folded: Folded,
     bias: Option<&'a str>,
 }
+
+impl Link<'_> {
+    fn out(&self) -> usize {
+        self.folded.out
+    }
+
+    /// Input channels.
+    fn channels(&self) -> usize {
+        self.folded.cols / self.folded.positions.max(1)
+    }
+
+    fn is_kernel(&self) -> bool {
+        self.tensor.info.shape.len() > 2
+    }
+
+    fn name(&self) -> &str {
+        &self.tensor.info.name
+    }
+
+    fn view(&self) -> View {
+        View {
+            tensor: self.name().to_owned(),
+            layout: self.folded.layout,
+            lead: self.folded.lead,
+            rows: vec![(0..self.folded.out).into()],
+            cols: vec![(0..self.folded.cols).into()],
+        }
+    }
+
+    fn bias(&self) -> Option<BiasView> {
+        let rows = vec![Span::from(0..self.folded.out)];
+        self.bias.map(|tensor| BiasView { tensor: tensor.to_owned(), rows, plus_one: false })
+    }
+
+    /// Positions at which it reads all channels of the layer before: those of its window, or of the
+    /// image that was flattened between. `None` where the shapes do not allow it, or ask for an image
+    /// as no plain network has.
+    fn joint(&self, before: &Self) -> Option<usize> {
+        let (channels, written) = (self.channels(), before.out());
+        let positions = if channels == written {
+            self.folded.positions
+        } else if before.is_kernel() && !self.is_kernel() && channels.is_multiple_of(written) {
+            channels / written
+        } else {
+            return None;
+        };
+        (positions <= MAX_POSITIONS).then_some(positions)
+    }
+
+    /// What it reads of the layer before.
+    fn reads(&self, before: &Self) -> Option<Operand> {
+        let parts = match self.joint(before)? {
+            1 => vec![self.view()],
+            n => self.window().positions(&self.view(), n),
+        };
+        Some(Operand::stacked(self.name().to_owned(), parts))
+    }
+
+    /// torch flattens channel by channel, Keras and Flax position by position.
+    fn window(&self) -> Window {
+        match self.folded.layout {
+            Layout::OutIn => Window::Inner,
+            Layout::InOut => Window::Outer,
+        }
+    }
+}
+
+/// Most positions of a window or of a flattened image.
+const MAX_POSITIONS: usize = 4096;
 
 /// Builds the graph of all chains found; tensors are in natural name order.
 pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph {
     let layout = stored_layout(tensors);
-    let links = reorder(links(tensors, layout));
+    let mut skipped = Vec::new();
+    let (links, depthwise) = without_depthwise(reorder(links(tensors, layout)), &mut skipped);
     let keys: Vec<String> = ACTIVATION_KEYS.iter().map(|&k| k.to_owned()).collect();
     let activation = config_value(config, &keys).and_then(Value::as_str);
     let between = activation.map_or(Between::Nonlinear, Between::of_activation);
-    let mut skipped = Vec::new();
     if activation.is_none() && links.len() > 1 {
         skipped.push(Left {
             name: "(activation)".into(),
@@ -35,45 +108,52 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
                 .into(),
         });
     }
-    let matrices: Vec<Matrix> = links
-        .iter()
-        .enumerate()
-        .map(|(i, link)| Matrix {
-            name: link.tensor.info.name.clone(),
-            layer: Some(i),
-            role: if i > 0 && i + 1 == links.len() { Role::Classifier } else { Role::Linear },
-            view: view(link, layout),
-        })
-        .collect();
+    let is_last = |i: usize| i > 0 && i + 1 == links.len();
+    let role = |i: usize, link: &Link<'_>| match (is_last(i), link.is_kernel()) {
+        (true, false) => Role::Classifier,
+        (_, true) => Role::Conv,
+        (false, false) => Role::Linear,
+    };
+    let matrix = |(i, link): (usize, &Link<'_>)| Matrix {
+        name: link.name().to_owned(),
+        layer: Some(i),
+        stack: None,
+        expert: None,
+        role: role(i, link),
+        view: link.view(),
+    };
+    let matrices: Vec<Matrix> = links.iter().enumerate().map(matrix).collect();
     let mut pairs = Vec::new();
     let places: HashMap<&str, usize> =
         tensors.iter().enumerate().map(|(at, t)| (t.info.name.as_str(), at)).collect();
     for (i, two) in links.windows(2).enumerate() {
         let (writer, reader) = (&two[0], &two[1]);
-        if writer.out != reader.cols {
+        let Some(reads) = reader.reads(writer) else {
             skipped.push(Left {
-                name: format!("{} → {}", writer.tensor.info.name, reader.tensor.info.name),
+                name: format!("{} → {}", writer.name(), reader.name()),
                 reason: format!(
                     "no pair: the first writes {} dimensions, the second reads {}",
-                    writer.out, reader.cols
+                    writer.out(),
+                    reader.channels()
                 ),
             });
             continue;
+        };
+        if let Some(between) = depthwise_between(&depthwise, &places, writer, reader) {
+            skipped.push(Left {
+                name: format!("{} → {}", writer.name(), reader.name()),
+                reason: format!("no pair: the depthwise `{}` stands between", between.name()),
+            });
+            continue;
         }
-        let norm_between = norm_between(tensors, &places, writer, reader);
-        let last = i + 2 == links.len();
+        let writes = Operand::new(writer.name().to_owned(), writer.view());
+        let is_normed = norm_between(tensors, &places, writer, reader);
+        let between = if is_normed { Between::Norm } else { between };
+        let is_classifier = role(i + 1, reader) == Role::Classifier && reader.out() > 1;
         pairs.push(Pair {
-            name: PairName::Chain,
             layer: Some(i),
-            head: None,
-            group: None,
-            writer: operand(writer, layout).with_bias(bias(writer)),
-            reader: operand(reader, layout),
-            dim: writer.out,
-            law: if norm_between { Law::None } else { between.law() },
-            law_gap: true,
-            norm_between,
-            classes: (last && reader.out > 1).then_some(reader.out),
+            classes: is_classifier.then(|| reader.out()),
+            ..Pair::new(PairName::Chain, writes.with_bias(writer.bias()), reads, between)
         });
     }
     LayerGraph {
@@ -87,22 +167,43 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
     }
 }
 
-fn view(link: &Link<'_>, layout: Layout) -> View {
-    View {
-        tensor: link.tensor.info.name.clone(),
-        layout,
-        rows: std::iter::once(0..link.out).collect(),
-        cols: std::iter::once(0..link.cols).collect(),
+/// Leaves out convolutions of each channel for itself.
+fn without_depthwise<'a>(
+    links: Vec<Link<'a>>,
+    skipped: &mut Vec<Left>,
+) -> (Vec<Link<'a>>, Vec<Link<'a>>) {
+    let mut kept: Vec<Link<'a>> = Vec::with_capacity(links.len());
+    let mut left = Vec::new();
+    for link in links {
+        let before = kept.last().map_or(0, Link::out);
+        let is_narrow = link.channels() == 1 && before > 1 && link.out().is_multiple_of(before);
+        if link.is_kernel() && (is_narrow || link.name().contains("depthwise")) {
+            let reason = "depthwise convolution: a filter for each channel, no matrix".into();
+            skipped.push(Left { name: link.name().to_owned(), reason });
+            left.push(link);
+        } else {
+            kept.push(link);
+        }
     }
+    (kept, left)
 }
 
-fn operand(link: &Link<'_>, layout: Layout) -> Operand {
-    Operand::new(link.tensor.info.name.clone(), view(link, layout))
-}
-
-fn bias(link: &Link<'_>) -> Option<BiasView> {
-    let rows = std::iter::once(0..link.out).collect();
-    link.bias.map(|tensor| BiasView { tensor: tensor.to_owned(), rows })
+/// The depthwise convolution that stands between two layers by name; or may stand, where its name
+/// tells no order (`depthwise_conv2d` of Keras), before what flattens the image.
+fn depthwise_between<'l, 'a>(
+    depthwise: &'l [Link<'a>],
+    places: &HashMap<&str, usize>,
+    writer: &Link<'_>,
+    reader: &Link<'_>,
+) -> Option<&'l Link<'a>> {
+    let at = |link: &Link<'_>| places.get(link.name()).copied();
+    let (from, to) = (at(writer)?, at(reader)?);
+    let is_between = |link: &&Link<'_>| {
+        let fits = link.out().max(link.channels()) == writer.out();
+        let flattens = writer.is_kernel() && !reader.is_kernel();
+        fits && at(link).is_some_and(|at| from < at && (at < to || flattens))
+    };
+    depthwise.iter().find(is_between)
 }
 
 /// Everything of a name but its last component: what weight and bias of one layer share.
@@ -110,10 +211,20 @@ fn stem(name: &str) -> &str {
     name.rfind(['.', '/']).map_or("", |at| &name[..at])
 }
 
-/// The last component, without TensorFlow's `:0`.
-fn leaf(name: &str) -> &str {
-    let leaf = name.rfind(['.', '/']).map_or(name, |at| &name[at + 1..]);
-    leaf.strip_suffix(":0").unwrap_or(leaf)
+/// Kernels of convolutions have these last parts; anything else of more than two dimensions may be
+/// whatever it likes.
+const KERNELS: [&str; 2] = ["weight", "kernel"];
+
+fn fold(tensor: &Named<'_>, layout: Layout) -> Option<Folded> {
+    let is_kernel = KERNELS.contains(&leaf(&tensor.info.name));
+    let storage = match (tensor.info.shape.len(), layout) {
+        (2, Layout::OutIn) => Storage::OutIn,
+        (2, Layout::InOut) => Storage::InOut,
+        (3..=5, Layout::OutIn) if is_kernel => Storage::Oihw,
+        (3..=5, Layout::InOut) if is_kernel => Storage::Hwio,
+        _ => return None,
+    };
+    storage.fold(&tensor.info.shape).filter(|_| tensor.is_float())
 }
 
 fn links<'a>(tensors: &[Named<'a>], layout: Layout) -> Vec<Link<'a>> {
@@ -122,20 +233,18 @@ fn links<'a>(tensors: &[Named<'a>], layout: Layout) -> Vec<Link<'a>> {
         tensors.iter().filter(is_bias).map(|t| (stem(&t.info.name), t)).collect();
     let bias_of =
         |name: &str, out: usize| biases.get(stem(name)).copied().filter(|t| t.info.shape == [out]);
-    tensors
-        .iter()
-        .filter_map(|&tensor| {
-            let (out, cols) = tensor.sides(layout)?;
-            let bias = bias_of(&tensor.info.name, out).map(|b| b.info.name.as_str());
-            Some(Link { tensor, out, cols, bias })
-        })
-        .collect()
+    let link = |tensor: &Named<'a>| {
+        let folded = fold(tensor, layout)?;
+        let bias = bias_of(&tensor.info.name, folded.out).map(|b| b.info.name.as_str());
+        Some(Link { tensor: *tensor, folded, bias })
+    };
+    tensors.iter().filter_map(link).collect()
 }
 
 /// Kernels are stored input × output (Keras, Flax), weights output × input (torch); where the names
 /// do not say, the orientation under which more neighbours and biases fit, torch's if none does.
 fn stored_layout(tensors: &[Named<'_>]) -> Layout {
-    let matrices = || tensors.iter().filter(|t| t.sides(Layout::OutIn).is_some());
+    let matrices = || tensors.iter().filter(|t| fold(t, Layout::OutIn).is_some());
     let count = |wanted: &str| matrices().filter(|t| leaf(&t.info.name) == wanted).count();
     match (count("kernel"), count("weight")) {
         (k, w) if k > w => return Layout::InOut,
@@ -144,7 +253,7 @@ fn stored_layout(tensors: &[Named<'_>]) -> Layout {
     }
     let fitting = |layout| {
         let links = links(tensors, layout);
-        let joints = links.windows(2).filter(|two| two[0].out == two[1].cols).count();
+        let joints = links.windows(2).filter(|two| two[1].joint(&two[0]).is_some()).count();
         joints + links.iter().filter(|l| l.bias.is_some()).count()
     };
     if fitting(Layout::InOut) > fitting(Layout::OutIn) { Layout::InOut } else { Layout::OutIn }
@@ -154,7 +263,8 @@ fn stored_layout(tensors: &[Named<'_>]) -> Layout {
 /// output`) the one order in which shapes chain without a choice, if there is one.
 fn reorder(links: Vec<Link<'_>>) -> Vec<Link<'_>> {
     let n = links.len();
-    let chains = |order: &[usize]| order.windows(2).all(|w| links[w[0]].out == links[w[1]].cols);
+    let chains =
+        |order: &[usize]| order.windows(2).all(|w| links[w[1]].joint(&links[w[0]]).is_some());
     let natural: Vec<usize> = (0..n).collect();
     if n < 3 && (n < 2 || !chains(&[1, 0])) || chains(&natural) {
         return links;
@@ -162,16 +272,16 @@ fn reorder(links: Vec<Link<'_>>) -> Vec<Link<'_>> {
     // Only a choice of one counts, so of the readers of a width one is kept, and how many there are.
     let mut readers: HashMap<usize, (usize, usize)> = HashMap::new();
     for (i, link) in links.iter().enumerate() {
-        readers.entry(link.cols).or_insert((0, i)).0 += 1;
+        readers.entry(link.channels()).or_insert((0, i)).0 += 1;
     }
-    let written: HashSet<usize> = links.iter().map(|link| link.out).collect();
-    let mut starts = (0..n).filter(|&i| !written.contains(&links[i].cols));
+    let written: HashSet<usize> = links.iter().map(Link::out).collect();
+    let mut starts = (0..n).filter(|&i| !written.contains(&links[i].channels()));
     let (Some(start), None) = (starts.next(), starts.next()) else { return links };
     let mut order = vec![start];
     let mut seen = vec![false; n];
     seen[start] = true;
     let mut last = start;
-    while let Some(&(1, next)) = readers.get(&links[last].out) {
+    while let Some(&(1, next)) = readers.get(&links[last].out()) {
         if seen[next] {
             break;
         }
@@ -186,8 +296,8 @@ fn reorder(links: Vec<Link<'_>>) -> Vec<Link<'_>> {
     order.into_iter().filter_map(|i| slots[i].take()).collect()
 }
 
-/// Whether a vector of the shared length, or running statistics, stand between two layers by name
-/// and are no bias of either.
+/// Whether a vector of the shared length, or running statistics, stand between two layers by name and
+/// are no bias of either, or a norm is called after the first (`bn1` after `conv1`).
 fn norm_between(
     tensors: &[Named<'_>],
     places: &HashMap<&str, usize>,
@@ -195,14 +305,25 @@ fn norm_between(
     reader: &Link<'_>,
 ) -> bool {
     let at = |name: &str| places.get(name).copied();
-    let (Some(from), Some(to)) = (at(&writer.tensor.info.name), at(&reader.tensor.info.name))
-    else {
-        return false;
+    let (Some(from), Some(to)) = (at(writer.name()), at(reader.name())) else { return false };
+    let is_gain = |t: &Named<'_>| {
+        let named = matches!(leaf(&t.info.name), "weight" | "gamma" | "scale" | "running_var");
+        named && t.info.shape == [writer.out()]
     };
-    tensors.get(from + 1..to).unwrap_or_default().iter().any(|t| {
-        let own = [&writer.tensor.info.name, &reader.tensor.info.name];
-        let other_stem = own.iter().all(|name| stem(name) != stem(&t.info.name));
-        let gain = matches!(leaf(&t.info.name), "weight" | "gamma" | "scale" | "running_var");
-        other_stem && gain && t.info.shape == [writer.out]
-    })
+    let between = tensors.get(from + 1..to).unwrap_or_default().iter().any(|t| {
+        let own = [writer.name(), reader.name()];
+        own.iter().all(|name| stem(name) != stem(&t.info.name)) && is_gain(t)
+    });
+    between
+        || called_after(writer.name()).any(|name| at(&name).is_some_and(|i| is_gain(&tensors[i])))
+}
+
+/// What the norm behind a layer is called where it is called after it.
+fn called_after(name: &str) -> impl Iterator<Item = String> {
+    let (stem, leaf) = (stem(name).to_owned(), leaf(name).to_owned());
+    let at = stem.rfind(['.', '/']).map_or(0, |at| at + 1);
+    let number = stem[at..].trim_start_matches(|c: char| !c.is_ascii_digit()).to_owned();
+    let is_numbered = !number.is_empty() && number.len() < stem.len() - at;
+    let norms = ["bn", "norm", "batch_norm", "batchnorm", "ln"].into_iter();
+    norms.filter(move |_| is_numbered).map(move |n| format!("{}{n}{number}.{leaf}", &stem[..at]))
 }

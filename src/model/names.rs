@@ -1,7 +1,12 @@
-//! Tensor names: prefixes that wrappers add, and patterns with a `{layer}` place.
+//! Tensor names: what wrappers and frameworks add, and patterns with places for numbers.
+
+use std::borrow::Cow;
 
 /// Prefixes that wrappers put before a model's own names.
-const WRAPPERS: [&str; 3] = ["_orig_mod.", "module.", "model."];
+const WRAPPERS: [&str; 4] = ["_orig_mod.", "module.", "model.", "params."];
+
+/// Parts that wrappers put inside names: FSDP, activation checkpointing, `torch.compile` of a block.
+const INSIDE: [&str; 3] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."];
 
 /// The name without wrapper prefixes and without those of the rule.
 pub(super) fn strip_prefixes<'a>(name: &'a str, of_rule: &[String]) -> &'a str {
@@ -16,34 +21,125 @@ pub(super) fn strip_prefixes<'a>(name: &'a str, of_rule: &[String]) -> &'a str {
     }
 }
 
-/// Where a name that matches a pattern stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A name in the writing of torch.
+#[derive(Debug, Clone)]
+pub(super) struct Plain<'a> {
+    pub(super) name: Cow<'a, str>,
+    /// Whether it was a `kernel`, which is stored the other way round.
+    pub(super) is_kernel: bool,
+}
+
+/// Whether names are those of Flax or Keras, whose last parts differ from torch's.
+pub(super) fn are_of_flax<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
+    names.any(|name| leaf(name) == "kernel")
+}
+
+/// The name as torch would write it: dots, no wrappers inside, and with `flax` the last part of
+/// kernels, gains and tables as `weight`.
+pub(super) fn plain(name: &str, flax: bool) -> Plain<'_> {
+    let mut name = Cow::Borrowed(name);
+    if name.contains(['/', ':']) {
+        let dotted = name.strip_suffix(":0").unwrap_or(&name).replace('/', ".");
+        name = Cow::Owned(dotted.replace("_._", "."));
+    }
+    for part in INSIDE {
+        if name.contains(part) {
+            name = Cow::Owned(name.replace(part, ""));
+        }
+    }
+    if !flax {
+        return Plain { name, is_kernel: false };
+    }
+    let is_kernel = leaf(&name) == "kernel";
+    if is_kernel || matches!(leaf(&name), "scale" | "gamma" | "embedding" | "embeddings") {
+        let stem = name.len() - leaf(&name).len();
+        name = Cow::Owned(format!("{}weight", &name[..stem]));
+    }
+    Plain { name, is_kernel }
+}
+
+/// The last component, without TensorFlow's `:0`.
+pub(super) fn leaf(name: &str) -> &str {
+    let leaf = name.rfind(['.', '/']).map_or(name, |at| &name[at + 1..]);
+    leaf.strip_suffix(":0").unwrap_or(leaf)
+}
+
+/// The numbers in a name, each where a pattern has a place for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Place {
-    /// Depth index; `None` for a pattern without one.
+    /// `{layer}`: depth index.
     pub(super) layer: Option<usize>,
+    /// `{stage}` of blocks.
+    pub(super) stage: Option<usize>,
+    /// `{block}` of a stage.
+    pub(super) block: Option<usize>,
+    /// `{expert}` of a layer.
+    pub(super) expert: Option<usize>,
+    /// `{nth}` among the matrices of one role in a block.
+    pub(super) nth: Option<usize>,
 }
 
-/// Whether `name` is `pattern`, and with which layer.
+/// Words for numbers in a pattern.
+const WORDS: [&str; 5] = ["{layer}", "{stage}", "{block}", "{expert}", "{nth}"];
+
+impl Place {
+    fn slot(&mut self, word: &str) -> &mut Option<usize> {
+        match word {
+            "{layer}" => &mut self.layer,
+            "{stage}" => &mut self.stage,
+            "{block}" => &mut self.block,
+            "{expert}" => &mut self.expert,
+            _ => &mut self.nth,
+        }
+    }
+}
+
+/// Most digits of a number in a name.
+const MAX_DIGITS: usize = 6;
+
+/// Whether `name` is `pattern`, and with which numbers. `a | b` is `a` or `b`.
 pub(super) fn match_pattern(pattern: &str, name: &str) -> Option<Place> {
-    let Some((before, after)) = pattern.split_once("{layer}") else {
-        return (pattern == name).then_some(Place { layer: None });
-    };
-    let digits = name.strip_prefix(before)?.strip_suffix(after)?;
-    let plain =
-        !digits.is_empty() && digits.len() <= 6 && digits.bytes().all(|b| b.is_ascii_digit());
-    if plain { digits.parse().ok().map(|layer| Place { layer: Some(layer) }) } else { None }
+    pattern.split(" | ").find_map(|one| match_one(one, name))
 }
 
-/// The pattern with a layer in its place, and the layer before in that of `{previous}`.
-pub(super) fn fill(pattern: &str, layer: usize) -> String {
-    let filled = pattern.replace("{layer}", &layer.to_string());
-    match layer.checked_sub(1) {
+fn match_one(pattern: &str, name: &str) -> Option<Place> {
+    let mut place = Place::default();
+    let (mut pattern, mut rest) = (pattern, name);
+    while let Some(open) = pattern.find('{') {
+        rest = rest.strip_prefix(&pattern[..open])?;
+        let word = WORDS.into_iter().find(|word| pattern[open..].starts_with(word))?;
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if digits == 0 || digits > MAX_DIGITS {
+            return None;
+        }
+        let number: usize = rest[..digits].parse().ok()?;
+        // A word that stands twice is the same number.
+        if place.slot(word).is_some_and(|before| before != number) {
+            return None;
+        }
+        *place.slot(word) = Some(number);
+        (pattern, rest) = (&pattern[open + word.len()..], &rest[digits..]);
+    }
+    (pattern == rest).then_some(place)
+}
+
+/// The pattern with the numbers in their places, and the layer before in that of `{previous}`.
+pub(super) fn fill(pattern: &str, place: &Place) -> String {
+    let mut filled = pattern.to_owned();
+    let mut place = *place;
+    for word in WORDS {
+        if let Some(number) = *place.slot(word) {
+            filled = filled.replace(word, &number.to_string());
+        }
+    }
+    match place.layer.and_then(|layer| layer.checked_sub(1)) {
         Some(previous) => filled.replace("{previous}", &previous.to_string()),
         None => filled,
     }
 }
 
-/// Whether `name` is `pattern`, where `*` stands for any run of characters and `{layer}` for digits.
+/// Whether `name` is `pattern`, where `*` stands for any run of characters and words in braces for
+/// numbers.
 pub(super) fn match_glob(pattern: &str, name: &str) -> bool {
     let mut pieces = pattern.split('*');
     let first = pieces.next().unwrap_or_default();
@@ -76,6 +172,28 @@ mod tests {
     }
 
     #[test]
+    fn names_of_other_frameworks_are_written_as_torch_writes_them() {
+        for (name, wanted, kernel) in [
+            ("h.0._fsdp_wrapped_module.mlp.weight", "h.0.mlp.weight", false),
+            (
+                "layers.3._orig_mod._checkpoint_wrapped_module.wq.weight",
+                "layers.3.wq.weight",
+                false,
+            ),
+            ("params/h/0/ln_1/scale", "params.h.0.ln_1.weight", false),
+            ("params/h/0/attn/c_attn/kernel", "params.h.0.attn.c_attn.weight", true),
+            ("bert/encoder/layer_._1/key/kernel:0", "bert.encoder.layer.1.key.weight", true),
+            ("wte.embedding", "wte.weight", false),
+        ] {
+            let found = plain(name, true);
+            assert_eq!((found.name.as_ref(), found.is_kernel), (wanted, kernel), "{name}");
+        }
+        assert_eq!(plain("blocks.0.gamma", false).name, "blocks.0.gamma", "layer scale, in torch");
+        assert!(are_of_flax(["a/bias", "a/kernel:0"].into_iter()));
+        assert!(!are_of_flax(["a.weight", "kernel.bias"].into_iter()));
+    }
+
+    #[test]
     fn patterns_take_whole_numbers_only() {
         let check = |pattern, name, want: Option<Option<usize>>| {
             assert_eq!(match_pattern(pattern, name).map(|place| place.layer), want, "{name}");
@@ -85,8 +203,24 @@ mod tests {
         check("h.{layer}.w", "h..w", None);
         check("h.{layer}.w", "h.1.1.w", None);
         check("h.{layer}.w", "h.99999999999999999999.w", None);
+        check("h.{layer}.w{layer}", "h.2.w2", Some(Some(2)));
+        check("h.{layer}.w{layer}", "h.2.w3", None);
+        check("h.{depth}.w", "h.2.w", None);
         check("wte", "wte", Some(None));
         check("wte", "wte2", None);
+        check("a.w | h.{layer}.w", "h.3.w", Some(Some(3)));
+        check("a.w | h.{layer}.w", "a.w", Some(None));
+    }
+
+    #[test]
+    fn each_word_has_its_number() {
+        let place = match_pattern("s{stage}.{block}.e.{expert}.conv{nth}", "s4.11.e.63.conv2");
+        let wanted =
+            Place { layer: None, stage: Some(4), block: Some(11), expert: Some(63), nth: Some(2) };
+        assert_eq!(place, Some(wanted));
+        assert_eq!(fill("s{stage}.{block}.norm", &wanted), "s4.11.norm");
+        let layer = Place { layer: Some(3), ..Place::default() };
+        assert_eq!(fill("{previous}.n {layer}", &layer), "2.n 3");
     }
 
     #[test]

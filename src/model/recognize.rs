@@ -2,35 +2,39 @@
 
 use serde_json::Value;
 
-use super::inputs::Named;
-use super::names::{match_glob, match_pattern, strip_prefixes};
-use super::{LayerGraph, Left, Rule, chain, transformer};
-use crate::checkpoint::{Dtype, TensorInfo};
+use super::inputs::Tensors;
+use super::left::with_left;
+use super::names::{Plain, are_of_flax, match_glob, plain, strip_prefixes};
+use super::{LayerGraph, Rule, build, chain, lora};
+use crate::checkpoint::TensorInfo;
 
 /// Recognises a model.
 ///
 /// Rules that name the configuration's `model_type` are tried first, then those whose required
 /// tensors are there, in the order given; a rule whose shapes contradict it is passed over. What no
-/// rule fits falls back to chaining matrices by shape, in natural name order.
+/// rule fits falls back to chaining matrices by shape, in natural name order. Adapters are told by
+/// their names, whatever model they belong to.
 #[must_use]
 pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule]) -> LayerGraph {
     let model_type = config.and_then(|c| c.get("model_type")).and_then(Value::as_str);
     let names_it =
         |rule: &Rule| model_type.is_some_and(|t| rule.model_types.iter().any(|r| r == t));
     let (first, then): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|rule| names_it(rule));
+    let plain = plain_names(tensors);
+    if let Some(graph) = lora::build(&Tensors::new(tensors, &plain, &[])) {
+        return graph;
+    }
     let mut misfits = Vec::new();
     for rule in first.iter().chain(&then) {
-        let named = named(tensors, &rule.prefixes);
         let listed = names_it(rule);
-        match applies(rule, &named) {
-            Ok(()) => {}
-            Err(missing) if listed => {
+        let named = Tensors::new(tensors, &plain, &rule.prefixes);
+        if let Some(missing) = rule.requires.iter().find(|pattern| !named.has(pattern)) {
+            if listed {
                 misfits.push((true, format!("rule `{}`: no tensor `{missing}`", rule.name)));
-                continue;
             }
-            Err(_) => continue,
+            continue;
         }
-        match transformer::build(rule, &named, config) {
+        match build::build(rule, &named, config) {
             Ok(mut graph) => {
                 graph.architecture = match model_type {
                     Some(t) if listed => t.to_owned(),
@@ -44,8 +48,8 @@ pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule])
             Err(why) => misfits.push((listed, format!("rule `{}`: {why}", rule.name))),
         }
     }
-    let named = named(tensors, &[]);
-    let mut graph = chain::build(&named, config);
+    let named = Tensors::new(tensors, &plain, &[]);
+    let mut graph = chain::build(&named.all, config);
     graph.because = match (misfits.is_empty(), model_type) {
         (true, None) => "no architecture rule names these tensors; matrices chained by shape, in natural name order".into(),
         (true, Some(t)) => format!("no architecture rule for model_type `{t}` or these tensors; matrices chained by shape, in natural name order"),
@@ -61,72 +65,10 @@ fn because(rule: &Rule, listed: bool, model_type: Option<&str>) -> String {
     }
 }
 
-fn named<'a>(tensors: &'a [TensorInfo], prefixes: &[String]) -> Vec<Named<'a>> {
-    tensors.iter().map(|info| Named { bare: strip_prefixes(&info.name, prefixes), info }).collect()
-}
-
-/// The first required pattern without a tensor, as the error.
-fn applies<'r>(rule: &'r Rule, named: &[Named<'_>]) -> Result<(), &'r str> {
-    let there = |pattern: &str| named.iter().any(|t| match_pattern(pattern, t.bare).is_some());
-    rule.requires.iter().find(|p| !there(p)).map_or(Ok(()), |p| Err(p.as_str()))
-}
-
-/// Adds a reason for every tensor that no matrix uses.
-fn with_left(
-    mut graph: LayerGraph,
-    named: &[Named<'_>],
-    ignore: &[super::IgnoreRule],
-    misfits: Vec<(bool, String)>,
-) -> LayerGraph {
-    let used: std::collections::HashSet<&str> =
-        graph.matrices.iter().map(|m| m.view.tensor.as_str()).collect();
-    let gains: std::collections::HashSet<&str> = graph
-        .pairs
-        .iter()
-        .filter_map(|p| p.reader.gain.as_ref().map(|g| g.tensor.as_str()))
-        .collect();
-    let told: std::collections::HashSet<String> =
-        graph.skipped.iter().map(|s| s.name.clone()).collect();
-    let mut left = Vec::new();
-    for tensor in named {
-        let name = &tensor.info.name;
-        if used.contains(name.as_str()) || told.contains(name) {
-            continue;
-        }
-        let by_rule = ignore.iter().find(|i| i.tensors.iter().any(|p| match_glob(p, tensor.bare)));
-        let reason = match by_rule {
-            _ if gains.contains(name.as_str()) => {
-                "norm gain: folded into the readers behind it".to_owned()
-            }
-            Some(rule) => rule.reason.clone(),
-            None => reason_by_shape(tensor),
-        };
-        left.push(Left { name: name.clone(), reason });
-    }
-    let misfits =
-        misfits.into_iter().map(|(_, reason)| Left { name: "(architecture)".into(), reason });
-    graph.skipped = misfits.chain(graph.skipped).chain(left).collect();
-    graph
-}
-
-fn is_norm(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["norm", "ln_", ".ln"].iter().any(|part| name.contains(part))
-}
-
-fn reason_by_shape(tensor: &Named<'_>) -> String {
-    let info = tensor.info;
-    match (&info.dtype, info.shape.len()) {
-        (Dtype::Other(dtype), _) => {
-            format!("stored as {dtype}: only floating-point weights are measured")
-        }
-        (_, 0) => "a scalar".into(),
-        (_, 1) if info.name.ends_with("bias") => "a bias: pair numbers use weights only".into(),
-        (_, 1) if is_norm(&info.name) => "norm gain: no measured reader behind it".into(),
-        (_, 1) => "a vector: no subspaces".into(),
-        (_, 2) => "no role: no rule names this matrix".into(),
-        (_, n) => format!("{n} dimensions: only matrices are measured"),
-    }
+/// The names as torch would write them.
+pub(super) fn plain_names(tensors: &[TensorInfo]) -> Vec<Plain<'_>> {
+    let flax = are_of_flax(tensors.iter().map(|t| t.name.as_str()));
+    tensors.iter().map(|t| plain(&t.name, flax)).collect()
 }
 
 /// Names of the tensors that hold no parameters, under the rule called `architecture`.
@@ -139,9 +81,8 @@ pub fn buffers<'a>(tensors: &'a [TensorInfo], graph: &LayerGraph, rules: &[Rule]
     let is_buffer = |bare: &str| {
         rule.ignore.iter().any(|i| i.buffer && i.tensors.iter().any(|p| match_glob(p, bare)))
     };
-    named(tensors, &rule.prefixes)
-        .into_iter()
-        .filter(|t| is_buffer(t.bare))
-        .map(|t| t.info.name.as_str())
-        .collect()
+    let plain = plain_names(tensors);
+    let with_plain = tensors.iter().zip(&plain);
+    let buffers = with_plain.filter(|(_, p)| is_buffer(strip_prefixes(&p.name, &rule.prefixes)));
+    buffers.map(|(tensor, _)| tensor.name.as_str()).collect()
 }

@@ -2,62 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Between, PairName, Role};
-
-/// How a matrix is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Layout {
-    /// Output × input, as `torch.nn.Linear`.
-    OutIn,
-    /// Input × output, as GPT-2's `Conv1D` and Keras kernels.
-    InOut,
-}
-
-/// One role inside a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// Queries.
-    Q,
-    /// Keys.
-    K,
-    /// Values.
-    V,
-    /// Attention output.
-    O,
-    /// First MLP matrix.
-    Up,
-    /// Gate.
-    Gate,
-    /// Last MLP matrix.
-    Down,
-    /// Token embedding.
-    Embed,
-    /// Output embedding.
-    Unembed,
-    /// Classifier head.
-    Classifier,
-}
-
-impl Part {
-    /// The role of the part.
-    #[must_use]
-    pub fn role(self) -> Role {
-        match self {
-            Self::Q => Role::Query,
-            Self::K => Role::Key,
-            Self::V => Role::Value,
-            Self::O => Role::Output,
-            Self::Up => Role::Up,
-            Self::Gate => Role::Gate,
-            Self::Down => Role::Down,
-            Self::Embed => Role::Embed,
-            Self::Unembed => Role::Unembed,
-            Self::Classifier => Role::Classifier,
-        }
-    }
-}
+use super::{Between, PairName, Role, Storage};
 
 /// How the parts of a fused tensor lie along its output rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -68,24 +13,36 @@ pub enum Split {
     Concatenated,
     /// Head after head, and in each head part after part.
     Interleaved,
+    /// Key/value group after group, and in each its queries, then its key, then its value.
+    Grouped,
+    /// Row after row: of two parts, even rows and odd rows.
+    Alternating,
 }
 
 /// One tensor and the roles it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatrixRule {
-    /// Name, with `{layer}` for the depth index.
+    /// Name, with `{layer}` for the depth index, or `{stage}` and `{block}`; with `{expert}` and
+    /// `{nth}`. `a | b` is either.
     pub tensor: String,
     /// Roles along the output rows.
-    pub parts: Vec<Part>,
+    pub parts: Vec<Role>,
     /// How it is stored.
-    pub layout: Layout,
+    pub layout: Storage,
     /// How several parts lie.
     #[serde(default)]
     pub split: Split,
-    /// Its bias, if it may have one.
+    /// Keys of `config.json` that give the rows of each part, where they are not equal; in each head
+    /// where the split is interleaved. `a*b` is a product.
+    #[serde(default)]
+    pub sizes: Vec<String>,
+    /// Its bias; absent means the name with `bias` for its last `weight`.
     #[serde(default)]
     pub bias: Option<String>,
+    /// Whether `up` is used plus 1, so that its bias is one more (GPT-OSS).
+    #[serde(default)]
+    pub up_plus_one: bool,
 }
 
 /// Where the head counts stand in `config.json`, each a list of keys of which the first found holds.
@@ -95,15 +52,19 @@ pub struct HeadRule {
     /// Number of query heads.
     #[serde(default)]
     pub query: Vec<String>,
-    /// Number of key/value heads; absent means as many as query heads.
+    /// Number of key/value heads; absent means as many as the shapes say.
     #[serde(default)]
     pub key_value: Vec<String>,
-    /// Rows of one head; absent means model dimension over query heads.
+    /// Rows of one head; absent means rows of the queries over query heads.
     #[serde(default)]
     pub head_dim: Vec<String>,
     /// Rows of one head where there is no `config.json`.
     #[serde(default)]
     pub default_head_dim: Option<usize>,
+    /// Model dimension → query heads where there is no `config.json`: the published sizes, where
+    /// their heads differ.
+    #[serde(default)]
+    pub default_heads: std::collections::BTreeMap<usize, usize>,
 }
 
 /// One kind of pair.
@@ -114,15 +75,33 @@ pub struct PairRule {
     pub pair: PairName,
     /// What stands between.
     pub between: Between,
+    /// Role of the writer; for `stream`, `conv` and latent pairs alone, the others know theirs.
+    #[serde(default)]
+    pub writer: Option<Role>,
+    /// Roles of the reader, stacked by rows where there are several. Those that a layer lacks are
+    /// left out.
+    #[serde(default)]
+    pub reader: Vec<Role>,
+    /// Whether the reader stands in the layer behind the writer's.
+    #[serde(default)]
+    pub next: bool,
+    /// A role that, where the reader's layer has it, stands between the two, so that they are not
+    /// adjacent.
+    #[serde(default)]
+    pub without: Option<Role>,
     /// Gains to fold into the reader, `{layer}` being the reader's layer; the first that exists.
     #[serde(default)]
     pub gain: Vec<String>,
     /// A tensor whose presence says that a norm stands between after all (q/k norms).
     #[serde(default)]
     pub norm_if: Option<String>,
-    /// A boolean of `config.json` that, when true, says that the two are not adjacent.
+    /// A boolean of `config.json` that, when true, says that the two are not adjacent; with `!` before
+    /// it, when false.
     #[serde(default)]
     pub unless: Option<String>,
+    /// The same that must be true (with `!`, false) for the two to be adjacent.
+    #[serde(default)]
+    pub when: Option<String>,
 }
 
 /// Tensors that take no part.
@@ -138,41 +117,129 @@ pub struct IgnoreRule {
     pub buffer: bool,
 }
 
-/// An architecture: which tensor plays which role, and which roles are adjacent.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rule {
-    /// Name, unique among the rules.
-    pub name: String,
-    /// What it covers, for people.
-    pub describes: String,
-    /// Values of `model_type` in `config.json` that it covers.
-    #[serde(default)]
-    pub model_types: Vec<String>,
-    /// Prefixes before the names.
-    #[serde(default)]
-    pub prefixes: Vec<String>,
-    /// Tensors without which the rule does not apply.
-    pub requires: Vec<String>,
+/// A stack of layers: its tensors and their roles, and which roles are adjacent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// Name, where a model has several.
+    pub name: Option<String>,
     /// Where the heads come from.
-    #[serde(default)]
     pub heads: HeadRule,
     /// Keys of `config.json` that name the MLP's activation.
-    #[serde(default)]
     pub activation: Vec<String>,
     /// The activation where the configuration is silent.
-    #[serde(default)]
     pub default_activation: Option<String>,
     /// Whether norm layers multiply by 1 + gain.
-    #[serde(default)]
     pub gain_one_plus: bool,
     /// Tensors and their roles.
     pub matrices: Vec<MatrixRule>,
     /// Adjacent roles.
     pub pairs: Vec<PairRule>,
+}
+
+/// An architecture: which tensor plays which role, and which roles are adjacent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Rule {
+    /// Name, unique among the rules.
+    pub name: String,
+    /// What it covers, for people: a list of families, each `name (what is peculiar)`.
+    pub describes: String,
+    /// Values of `model_type` in `config.json` that it covers.
+    pub model_types: Vec<String>,
+    /// Prefixes before the names.
+    pub prefixes: Vec<String>,
+    /// Tensors without which the rule does not apply.
+    pub requires: Vec<String>,
+    /// Its stacks, at least one, whose layers are counted on one after another.
+    pub stacks: Vec<Stack>,
     /// What takes no part.
-    #[serde(default)]
     pub ignore: Vec<IgnoreRule>,
+}
+
+/// A rule as it is written: a single stack stands at the top level, several under `stacks`, which
+/// take over what they do not state themselves.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    describes: String,
+    #[serde(default)]
+    model_types: Vec<String>,
+    #[serde(default)]
+    prefixes: Vec<String>,
+    requires: Vec<String>,
+    #[serde(default)]
+    heads: HeadRule,
+    #[serde(default)]
+    activation: Vec<String>,
+    #[serde(default)]
+    default_activation: Option<String>,
+    #[serde(default)]
+    gain_one_plus: bool,
+    #[serde(default)]
+    matrices: Vec<MatrixRule>,
+    #[serde(default)]
+    pairs: Vec<PairRule>,
+    #[serde(default)]
+    stacks: Vec<WrittenStack>,
+    #[serde(default)]
+    ignore: Vec<IgnoreRule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenStack {
+    name: String,
+    heads: Option<HeadRule>,
+    activation: Option<Vec<String>>,
+    default_activation: Option<String>,
+    gain_one_plus: Option<bool>,
+    matrices: Vec<MatrixRule>,
+    #[serde(default)]
+    pairs: Vec<PairRule>,
+}
+
+impl TryFrom<Written> for Rule {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let Written { heads, activation, default_activation, gain_one_plus, .. } = written;
+        let is_single = written.stacks.is_empty();
+        let has_own = !written.matrices.is_empty() || !written.pairs.is_empty();
+        if !is_single && has_own {
+            return Err("`matrices` or `pairs` beside `stacks`, expected them in the stacks".into());
+        }
+        let several = written.stacks.into_iter().map(|stack| Stack {
+            name: Some(stack.name),
+            heads: stack.heads.unwrap_or_else(|| heads.clone()),
+            activation: stack.activation.unwrap_or_else(|| activation.clone()),
+            default_activation: stack.default_activation.or_else(|| default_activation.clone()),
+            gain_one_plus: stack.gain_one_plus.unwrap_or(gain_one_plus),
+            matrices: stack.matrices,
+            pairs: stack.pairs,
+        });
+        let mut stacks: Vec<Stack> = several.collect();
+        if is_single {
+            stacks.push(Stack {
+                name: None,
+                heads,
+                activation,
+                default_activation,
+                gain_one_plus,
+                matrices: written.matrices,
+                pairs: written.pairs,
+            });
+        }
+        Ok(Self {
+            name: written.name,
+            describes: written.describes,
+            model_types: written.model_types,
+            prefixes: written.prefixes,
+            requires: written.requires,
+            stacks,
+            ignore: written.ignore,
+        })
+    }
 }
 
 /// A rule that contradicts itself.
@@ -183,48 +250,4 @@ pub struct RuleError {
     pub rule: String,
     /// What is wrong and what was expected.
     pub problem: String,
-}
-
-impl Rule {
-    /// Checks what the types cannot say.
-    ///
-    /// # Errors
-    /// The first contradiction found.
-    pub fn check(&self) -> Result<(), RuleError> {
-        let fail = |problem: String| Err(RuleError { rule: self.name.clone(), problem });
-        if self.requires.is_empty() || self.matrices.is_empty() {
-            return fail("expected at least one entry in `requires` and one in `matrices`".into());
-        }
-        for matrix in &self.matrices {
-            let outside = [Part::Embed, Part::Unembed, Part::Classifier];
-            let in_stack = matrix.tensor.matches("{layer}").count();
-            let wanted = usize::from(!matrix.parts.iter().any(|p| outside.contains(p)));
-            if matrix.parts.is_empty() {
-                return fail(format!(
-                    "tensor `{}`: no parts, expected at least one",
-                    matrix.tensor
-                ));
-            }
-            if in_stack != wanted {
-                return fail(format!(
-                    "tensor `{}`: {in_stack} times {{layer}}, expected {wanted} for its parts",
-                    matrix.tensor
-                ));
-            }
-            let qkv = [Part::Q, Part::K, Part::V];
-            if matrix.split == Split::Interleaved && matrix.parts != qkv {
-                return fail(format!(
-                    "tensor `{}`: interleaved, expected the parts q, k, v",
-                    matrix.tensor
-                ));
-            }
-        }
-        if self.heads.default_head_dim == Some(0) {
-            return fail("default_head_dim is 0, expected at least 1".into());
-        }
-        if self.pairs.iter().any(|p| p.pair == PairName::Chain) {
-            return fail("pair `chain`, expected a pair of named roles".into());
-        }
-        Ok(())
-    }
 }

@@ -278,8 +278,10 @@ fn hints_of(event: notify::Event) -> Vec<FileEvent> {
 
 fn is_of_interest(path: &Path) -> bool {
     let name = path.file_name().map(names::escape).unwrap_or_default();
-    let is_json = name == "config.json" || name == "trainer_state.json" || names::is_index(&name);
-    is_json || names::is_weights(&name) || name.ends_with("-unfinished")
+    let home = path.parent().and_then(Path::file_name).map(names::escape).unwrap_or_default();
+    names::is_pointer(&name)
+        || names::unfinished(&name).is_some()
+        || names::kind_of(&name).or_else(|| names::orbax_kind(&name, &home)).is_some()
 }
 
 /// Name of the network (or user-space) file system that holds `path`, `None` on a local one or where

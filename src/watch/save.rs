@@ -1,34 +1,21 @@
 //! A save as a scan finds it: names and stamps, no content.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::names;
+use super::names::{self, AliasRank, FileKind};
 use crate::remote;
-
-/// What a file of a save is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FileKind {
-    /// Tensors.
-    Weights,
-    /// The list of shards, `*.safetensors.index.json`.
-    Index,
-    /// The model's `config.json`.
-    Config,
-    /// The trainer's `trainer_state.json`.
-    TrainerState,
-}
 
 /// Identity and state of one file, from one `stat`.
 ///
 /// Times are only ever compared with times of the same file system, never with a clock.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileStamp {
-    /// Name within the directory; bytes that are not UTF-8 are spelled out.
+    /// Name within the directory, with `/` where it lies in a part of the save; bytes that are not UTF-8 are spelled out.
     pub name: String,
     /// What the file is for.
     pub kind: FileKind,
@@ -92,10 +79,31 @@ impl FileStamp {
     }
 }
 
-/// What tells one content of a save from another: device, inode, size and mtime of its weight and
-/// index files. Names are left out (a renamed directory is the same save), so are ctime and link
+/// What tells one content of a save from another: device, inode, size and mtime of its weight, index
+/// and metadata files. Names are left out (a renamed directory is the same save), so are ctime and link
 /// count (a later hard link or `chmod` is no new content).
 pub(super) type Content = Vec<(u64, u64, u64, i64)>;
+
+/// What a text file of a run says about its saves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pointer {
+    /// The directory that holds it and the saves.
+    pub directory: PathBuf,
+    /// Its text: the name of a directory, or a step.
+    pub text: String,
+    /// Last change of the text, ns since 1970.
+    pub mtime_ns: i64,
+}
+
+impl Pointer {
+    /// Whether it was written after weights of this mtime and names their save or a later one.
+    pub(super) fn covers(&self, save: &FoundSave, newest_ns: i64) -> bool {
+        let name = save.path.file_name().map(names::escape).unwrap_or_default();
+        let is_later =
+            || names::pointed_step(&self.text).zip(save.step).is_some_and(|(at, own)| at >= own);
+        self.mtime_ns >= newest_ns && (self.text == name || is_later())
+    }
+}
 
 /// One save that a scan found, complete or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,8 +118,11 @@ pub struct FoundSave {
     pub step: Option<u64>,
     /// Whether the next save is written over this one.
     pub in_place: bool,
-    /// Stamps of weights, index, `config.json` and `trainer_state.json`, by name.
+    /// Stamps of all files whose change makes a new content or whose presence says how far the save
+    /// is, by name; those in parts of the save follow.
     pub files: Vec<FileStamp>,
+    /// Other names of the file in the same directory that were found, links of either kind.
+    pub also: Vec<PathBuf>,
 }
 
 impl FoundSave {
@@ -144,6 +155,42 @@ impl FoundSave {
         self.weights().fold(0, |sum, file| sum.saturating_add(file.size))
     }
 
+    /// Whether a file is missing without which the save is nothing yet, however long it lies there:
+    /// - a distributed checkpoint has `.metadata`, or `__r.metadata` of every rank that wrote;
+    /// - OLMo-core's, which has a part `model_and_optim`, has `.metadata.json`: it is written last and
+    ///   deleted first.
+    pub(super) fn lacks_required(&self) -> bool {
+        let is_olmo = self.files.iter().any(|file| file.name.starts_with("model_and_optim/"));
+        if !is_olmo && !self.weights().any(|file| file.name.ends_with(".distcp")) {
+            return false;
+        }
+        let marks = self.files.iter().filter(|file| file.kind != FileKind::Weights);
+        let marks: HashSet<&str> = marks.map(|file| file.name.as_str()).collect();
+        let lacks_metadata = |file: &FileStamp| {
+            let at = file.name.rfind('/').map_or(0, |slash| slash + 1);
+            let (home, name) = file.name.split_at(at);
+            names::rank_of(name).is_some_and(|rank| {
+                !marks.contains(format!("{home}.metadata").as_str())
+                    && !marks.contains(format!("{home}__{rank}.metadata").as_str())
+            })
+        };
+        (is_olmo && !marks.contains(".metadata.json")) || self.weights().any(lacks_metadata)
+    }
+
+    /// What its name is beside the other files of its directory.
+    pub(super) fn alias_rank(&self) -> AliasRank {
+        let name = self.path.file_name().map(names::escape).unwrap_or_default();
+        if self.step.is_some() || !names::is_weights(&name) {
+            return AliasRank::Own;
+        }
+        names::alias_rank(names::stem(&name))
+    }
+
+    /// How many marks of a committed save are there that are deleted before anything else.
+    pub(super) fn n_commits(&self) -> usize {
+        self.files.iter().filter(|file| names::is_commit(&file.name)).count()
+    }
+
     /// Whether the names of the weight files leave no gap: at least one, none empty, and of every
     /// `SET-i-of-N` all N.
     pub(super) fn looks_complete(&self) -> bool {
@@ -155,12 +202,14 @@ impl FoundSave {
             }
         }
         !self.is_pending()
+            && !self.lacks_required()
             && self.weights().all(|file| file.size > 0)
             && missing.values().all(|left| *left == 0)
     }
 
     pub(super) fn content(&self) -> Content {
-        let counts = |kind| matches!(kind, FileKind::Weights | FileKind::Index);
+        let counts =
+            |kind| matches!(kind, FileKind::Weights | FileKind::Index | FileKind::Metadata);
         let files = self.files.iter().filter(|file| counts(file.kind));
         let mut content: Content =
             files.map(|file| (file.dev, file.ino, file.size, file.mtime_ns)).collect();

@@ -1,19 +1,25 @@
 //! A bounded walk below a root that finds saves by the names of files and directories.
 
-use std::collections::HashSet;
-use std::ffi::OsString;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::ground::Ground;
 use super::names;
-use super::place::Place;
-use super::save::{FileKind, FileStamp, FileStat, FoundSave};
+use super::save::{FileStamp, FileStat, FoundSave, Pointer};
+use list::{Listing, Member};
+
+mod list;
+mod parts;
+mod pointer;
 
 /// Bounds of one scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanLimits {
-    /// Directories this far below the root are still read; the root is at 0.
+    /// Directories this far below the root are still read; the root is at 0. The parts of a save
+    /// that lie in directories of their own are looked at wherever the save is.
     pub max_depth: usize,
     /// Directory entries looked at in one scan.
     pub max_entries: usize,
@@ -32,6 +38,8 @@ impl Default for ScanLimits {
 pub struct ScanOutcome {
     /// Saves by run, then step, then path.
     pub saves: Vec<FoundSave>,
+    /// What the text files say that name the last complete save of their directory.
+    pub pointers: Vec<Pointer>,
     /// What could not be looked at; saves below these paths may be missing from `saves`.
     pub errors: Vec<ScanError>,
     /// Whether the scan stopped at [`ScanLimits::max_entries`].
@@ -83,17 +91,21 @@ impl ScanError {
 ///
 /// Directory links are not followed (the root may be one), links to files only within the root.
 /// Hidden and unfinished names, FIFOs, sockets and devices are passed over; nothing is opened but
-/// directories.
+/// directories, and the few bytes of a file called `latest` or `latest_checkpointed_iteration.txt`.
 ///
-/// - A directory named by a step that directly holds weights is a save of the run that its parent is;
-///   without weights, and without files of a format that is not read, it is a save to come.
-/// - Any other directory with `model.safetensors`, an index or shards is one save rewritten in place.
+/// - A directory named by a step that holds weights, itself or in the parts that its framework makes
+///   (`model_and_optim`, `mp_rank_00`, `pytorch_model_fsdp_0`, ...), is a save of the run that its
+///   parent is; without weights, and without files of a format that is not read, it is a save to
+///   come. A plain number is a step where the directory looks like Orbax.
+/// - Any other directory with `model.safetensors`, `pytorch_model.bin`, an adapter, an index, shards
+///   or parts is one save rewritten in place, in however many formats.
 /// - Every other weight file is a save by itself, numbered or rewritten in place; of several links to
-///   one file the numbered one counts.
+///   one file the numbered one counts. More than some dozens of files whose names say nothing of
+///   training are data and no saves.
 #[must_use]
 pub fn scan(root: &Path, limits: &ScanLimits) -> ScanOutcome {
-    let (real_root, place) = match Place::of(root) {
-        Ok(place) => place,
+    let (real_root, ground) = match Ground::of(root) {
+        Ok(ground) => ground,
         Err(source) => {
             let errors = vec![ScanError::Directory { path: root.to_owned(), source }];
             return ScanOutcome { errors, ..ScanOutcome::default() };
@@ -102,16 +114,18 @@ pub fn scan(root: &Path, limits: &ScanLimits) -> ScanOutcome {
     let mut walk = Walk {
         root,
         real_root,
-        place,
+        ground,
         entries_left: limits.max_entries,
         outcome: ScanOutcome::default(),
         plain: Vec::new(),
     };
     let mut stack = vec![(root.to_owned(), 0)];
     while let Some((directory, depth)) = stack.pop() {
-        let listing = walk.list(&directory);
+        let listing = walk.list(&directory, names::kind_of);
         if walk.saves_of(&directory, &listing) == Descend::Yes && depth < limits.max_depth {
+            walk.read_pointers(&directory, &listing);
             let below = listing.directories.iter().rev();
+            let below = below.filter(|entry| !names::is_part(&entry.text, &listing.text));
             stack.extend(below.map(|entry| (directory.join(&entry.name), depth + 1)));
         }
     }
@@ -129,24 +143,10 @@ enum Descend {
     No,
 }
 
-/// One directory entry that is worth a look.
-struct Entry {
-    name: OsString,
-    text: String,
-}
-
-#[derive(Default)]
-struct Listing {
-    files: Vec<Entry>,
-    directories: Vec<Entry>,
-    /// Whether a file belongs to a checkpoint format that is not read.
-    has_foreign: bool,
-}
-
 struct Walk<'a> {
     root: &'a Path,
     real_root: PathBuf,
-    place: Place,
+    ground: Ground,
     entries_left: usize,
     outcome: ScanOutcome,
     /// Saves of one plain file, still with all links to it.
@@ -154,71 +154,40 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn list(&mut self, directory: &Path) -> Listing {
-        let mut listing = Listing::default();
-        let mut unfinished = HashSet::new();
-        let entries = match self.place.list(directory) {
-            Ok(entries) => entries,
-            Err(source) => {
-                self.failed(directory, source);
-                return listing;
-            }
-        };
-        for entry in entries {
-            if self.entries_left == 0 {
-                self.outcome.truncated = true;
-                break;
-            }
-            self.entries_left -= 1;
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(source) => {
-                    self.failed(directory, source);
-                    break;
-                }
-            };
-            let (name, text) = (entry.file_name(), names::escape(&entry.file_name()));
-            listing.has_foreign |= names::is_foreign(&text);
-            if let Some(whose) = text.strip_suffix("-unfinished") {
-                unfinished.insert(whose.to_owned());
-            }
-            if names::is_ignored(&text) {
-                continue;
-            }
-            let Ok(file_type) = entry.file_type() else { continue };
-            if file_type.is_dir() {
-                listing.directories.push(Entry { name, text });
-            } else if kind_of(&text).is_some() && (file_type.is_file() || file_type.is_symlink()) {
-                listing.files.push(Entry { name, text });
-            }
-        }
-        let finished = |entry: &Entry| {
-            !unfinished.contains(&entry.text) && !unfinished.contains(names::stem(&entry.text))
-        };
-        listing.directories.retain(finished);
-        listing.files.retain(finished);
-        listing.directories.sort_by(|left, right| left.name.cmp(&right.name));
-        listing.files.sort_by(|left, right| left.name.cmp(&right.name));
-        listing
-    }
-
     /// Records the saves that a directory is or holds.
     fn saves_of(&mut self, directory: &Path, listing: &Listing) -> Descend {
         let is_root = directory == self.root;
-        let named = if is_root { &self.real_root } else { directory };
-        let name = named.file_name().map(names::escape).unwrap_or_default();
-        let has_weights = listing.files.iter().any(|entry| is_tensor_file(&entry.text));
-        let Some(step) = names::directory_step(&name).filter(|_| has_weights || !is_root) else {
-            self.unnumbered(directory, listing);
+        let name = &listing.text;
+        let counted = names::directory_step(name);
+        let mut members = listing.files.clone();
+        members.extend(self.parts(directory, listing));
+        drop_lone_optimizers(&mut members);
+        let mut has_weights = members.iter().any(Member::has_tensors);
+        let mut step = counted;
+        if !has_weights && let Some(number) = counted.or_else(|| names::plain_number(name)) {
+            let orbax = self.orbax(directory, listing);
+            has_weights = orbax.iter().any(Member::has_tensors);
+            if has_weights {
+                members.extend(orbax);
+                step = Some(number);
+            }
+        }
+        // NeMo's names say more than the step: what is left names the run, as with files.
+        let mut own = String::new();
+        if step.is_none() && members.iter().any(|member| member.name.starts_with("weights/")) {
+            (step, own) = names::file_step(name);
+        }
+        let Some(step) = step.filter(|_| has_weights || !is_root) else {
+            self.unnumbered(directory, &members);
             return Descend::Yes;
         };
-        let only_shards_below = listing.directories.iter().all(|entry| entry.text == "sharded");
-        if has_weights || (!listing.has_foreign && only_shards_below) {
+        if has_weights || listing.may_get_weights() {
             let parent = if is_root { self.real_root.parent() } else { directory.parent() };
-            let run_path = parent.unwrap_or(directory).to_owned();
-            let files: Vec<_> = listing.files.iter().collect();
-            let save = Whose { run_path, path: directory.to_owned(), step: Some(step) };
-            if let Some(save) = self.save(save, directory, &files) {
+            let parent = parent.unwrap_or(directory);
+            let run_path = if own.is_empty() { parent.to_owned() } else { parent.join(own) };
+            let place = Place { run_path, path: directory.to_owned(), step: Some(step) };
+            let members: Vec<_> = members.iter().collect();
+            if let Some(save) = self.save(place, directory, &members) {
                 self.outcome.saves.push(save);
             }
         }
@@ -226,51 +195,55 @@ impl Walk<'_> {
     }
 
     /// Saves of a directory whose name says no step.
-    fn unnumbered(&mut self, directory: &Path, listing: &Listing) {
-        let (together, apart): (Vec<_>, Vec<_>) =
-            listing.files.iter().filter(|entry| is_tensor_file(&entry.text)).partition(|entry| {
-                let name = entry.text.as_str();
-                name == "model.safetensors" || names::is_index(name) || names::shard(name).is_some()
-            });
-        let beside: Vec<_> =
-            listing.files.iter().filter(|entry| !is_tensor_file(&entry.text)).collect();
+    fn unnumbered(&mut self, directory: &Path, members: &[Member]) {
+        let (tensors, beside): (Vec<_>, Vec<_>) =
+            members.iter().partition(|member| member.has_tensors());
+        let (together, mut apart): (Vec<_>, Vec<_>) =
+            tensors.into_iter().partition(|member| member.is_together());
+        if names::is_data(apart.iter().map(|member| member.name.as_str())) {
+            apart.clear();
+        }
         if let [first, more @ ..] = together.as_slice() {
             // A lone model.safetensors among other weight files is named itself: whoever reads the
             // directory would take all of them for one model.
-            let is_file = more.is_empty() && !names::is_index(&first.text);
+            let is_file = more.is_empty() && first.is_readable_alone();
             let path = if is_file && !apart.is_empty() {
-                directory.join(&first.name)
+                directory.join(&first.below)
             } else {
                 directory.to_owned()
             };
             let files: Vec<_> = together.iter().chain(&beside).copied().collect();
-            let place = Whose { run_path: directory.to_owned(), path, step: None };
+            let place = Place { run_path: directory.to_owned(), path, step: None };
             let save = self.save(place, directory, &files);
             if is_file { self.plain.extend(save) } else { self.outcome.saves.extend(save) }
         }
-        for entry in apart {
-            let (step, own) = names::file_step(names::stem(&entry.text));
+        for member in apart {
+            let (step, mut own) = names::file_step(names::stem(&member.name));
+            if own.is_empty() && step.is_none() && !together.is_empty() {
+                // `model.gguf` beside `model.safetensors` is an export, not the same series.
+                own.clone_from(&member.name);
+            }
             let run_path = if own.is_empty() { directory.to_owned() } else { directory.join(own) };
-            let place = Whose { run_path, path: directory.join(&entry.name), step };
-            let files: Vec<_> = std::iter::once(entry).chain(beside.iter().copied()).collect();
+            let place = Place { run_path, path: directory.join(&member.below), step };
+            let described = beside.iter().copied().filter(|other| other.is_beside(&member.name));
+            let files: Vec<_> = std::iter::once(member).chain(described).collect();
             let save = self.save(place, directory, &files);
             self.plain.extend(save);
         }
     }
 
     /// Stats the files; `None` if one cannot be (which is recorded) or if nothing is left of it.
-    fn save(&mut self, place: Whose, directory: &Path, files: &[&Entry]) -> Option<FoundSave> {
+    fn save(&mut self, place: Place, directory: &Path, files: &[&Member]) -> Option<FoundSave> {
         let mut stamps = Vec::with_capacity(files.len());
-        let n_tensor_files = files.iter().filter(|entry| is_tensor_file(&entry.text)).count();
+        let n_tensor_files = files.iter().filter(|member| member.has_tensors()).count();
         let mut n_gone = 0;
-        for entry in files {
-            let path = directory.join(&entry.name);
+        for member in files {
+            let path = directory.join(&member.below);
             match self.stat(&path) {
                 Ok(Some(stat)) => {
-                    let kind = kind_of(&entry.text)?;
-                    stamps.push(FileStamp::new(entry.text.clone(), kind, stat));
+                    stamps.push(FileStamp::new(member.name.clone(), member.kind, stat));
                 }
-                Ok(None) => n_gone += usize::from(is_tensor_file(&entry.text)),
+                Ok(None) => n_gone += usize::from(member.has_tensors()),
                 Err(error) => {
                     self.outcome.errors.push(error);
                     return None;
@@ -280,9 +253,17 @@ impl Walk<'_> {
         if n_tensor_files > 0 && n_gone == n_tensor_files {
             return None;
         }
-        let Whose { run_path, path, step } = place;
+        let Place { run_path, path, step } = place;
         let run = self.run_name(&run_path);
-        Some(FoundSave { run, run_path, path, step, in_place: step.is_none(), files: stamps })
+        Some(FoundSave {
+            run,
+            run_path,
+            path,
+            step,
+            in_place: step.is_none(),
+            files: stamps,
+            also: Vec::new(),
+        })
     }
 
     /// The stat of a regular file, links followed within the root; `None` if it vanished or is
@@ -292,7 +273,7 @@ impl Walk<'_> {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
             _ => Err(ScanError::File { path: path.to_owned(), source }),
         };
-        if let Place::Objects(tree) = &self.place {
+        if let Ground::Objects(tree) = &self.ground {
             return match tree.stat(path) {
                 Ok(stat) => Ok(Some(FileStat::of_object(path, stat))),
                 Err(error) => failed(error.into()),
@@ -326,35 +307,23 @@ impl Walk<'_> {
         };
         below.iter().map(names::escape).collect::<Vec<_>>().join("/")
     }
-
-    fn failed(&mut self, directory: &Path, source: io::Error) {
-        // Rotation deletes directories while we walk; only the root has to be there.
-        if directory == self.root || source.kind() != io::ErrorKind::NotFound {
-            let path = directory.to_owned();
-            self.outcome.errors.push(ScanError::Directory { path, source });
-        }
-    }
 }
 
 /// Where a save is and whose it is.
-struct Whose {
+struct Place {
     run_path: PathBuf,
     path: PathBuf,
     step: Option<u64>,
 }
 
-fn kind_of(name: &str) -> Option<FileKind> {
-    match name {
-        "config.json" => Some(FileKind::Config),
-        "trainer_state.json" => Some(FileKind::TrainerState),
-        _ if names::is_index(name) => Some(FileKind::Index),
-        _ if names::is_weights(name) => Some(FileKind::Weights),
-        _ => None,
-    }
-}
-
-fn is_tensor_file(name: &str) -> bool {
-    matches!(kind_of(name), Some(FileKind::Weights | FileKind::Index))
+/// `DeepSpeed`'s optimiser states count as weights only beside its model states.
+fn drop_lone_optimizers(members: &mut Vec<Member>) {
+    let is_state = |member: &Member| member.own_name().ends_with("_model_states.pt");
+    let homes: HashSet<PathBuf> =
+        members.iter().filter(|member| is_state(member)).map(Member::home).collect();
+    members.retain(|member| {
+        !names::is_optimizer_shard(member.own_name()) || homes.contains(&member.home())
+    });
 }
 
 /// Of all links to one file keeps the numbered name, else the one that is not `best` or `last`, else
@@ -362,12 +331,24 @@ fn is_tensor_file(name: &str) -> bool {
 fn without_links(mut saves: Vec<FoundSave>) -> Vec<FoundSave> {
     saves.sort_by_cached_key(|save| {
         let name = save.weights().next().map_or("", |file| names::stem(&file.name)).to_owned();
-        (save.step.is_none(), names::is_alias(&name), save.path.clone())
+        (save.step.is_none(), names::alias_rank(&name), save.path.clone())
     });
-    let mut seen = HashSet::new();
-    saves.retain(|save| {
+    let mut kept: Vec<FoundSave> = Vec::with_capacity(saves.len());
+    let mut seen = HashMap::new();
+    for save in saves {
         let first = save.weights().next().map(|file| (file.dev, file.ino));
-        first.is_none_or(|inode| seen.insert(inode))
-    });
-    saves
+        let at = first.and_then(|inode| match seen.entry(inode) {
+            Entry::Occupied(at) => Some(*at.get()),
+            Entry::Vacant(free) => {
+                free.insert(kept.len());
+                None
+            }
+        });
+        match at.and_then(|at| kept.get_mut(at)) {
+            Some(first) if first.path.parent() == save.path.parent() => first.also.push(save.path),
+            Some(_) => {}
+            None => kept.push(save),
+        }
+    }
+    kept
 }

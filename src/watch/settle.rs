@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::hint::FileEvent;
-use super::names;
-use super::save::{Content, FileKind, FoundSave};
+use super::names::AliasRank;
+use super::save::{Content, FoundSave, Pointer};
 use super::scan::{ScanError, ScanOutcome};
 use super::settled::SettledSave;
-use entry::{
-    Entry, Known, Returned, RunState, Slot, entry_of, is_numbered_directory, known, slot_of,
-};
+use copies::{Home, Originals, home};
+use entry::{Entry, Known, Returned, RunState, Slot, known, slot_of};
 
+mod copies;
 mod entry;
+mod hear;
 mod rules;
+mod signs;
 
 pub use rules::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules};
 
@@ -29,18 +31,34 @@ const MAX_RETRY: Duration = Duration::from_mins(1);
 ///
 /// A save is settled when its stamps have not changed for [`SettleRules::quiet`] and there is a sign
 /// that it is complete; without a sign, after [`SettleRules::settle`]. Signs are, if no shard is
-/// missing:
+/// missing and files did not just become fewer:
 /// - `trainer_state.json` is not older than any weight file (the Hugging Face trainer writes it last);
 /// - the index is not older than any shard, unless the directory is rewritten in place;
+/// - what the framework writes last is not older than any weight file: `.metadata` of a distributed
+///   checkpoint, `metadata.json` (Megatron), `.metadata.json` (OLMo-core), `meta.pt` (Lightning),
+///   `commit_success.txt` (Orbax), `random_states_0.pkl` (Accelerate), `adapter_config.json` (PEFT);
+/// - `latest` or `latest_checkpointed_iteration.txt` beside it is not older and names it or a later one;
 /// - the index or the only weight file was closed by its writer or renamed to its name, or the whole
-///   directory was renamed, since the last change;
+///   directory was renamed, or its `-unfinished` was taken away, since the last change;
 /// - a later step of the run is complete and not older, or the file has a second hard link.
 ///
 /// Of files that appear whole ([`SettleRules::whole_files`]) each counts as closed. Shards beside their
 /// index do so only the first time: later they are replaced one by one.
 ///
 /// Where the trainer's record is expected (a directory `checkpoint-N`, or a run that has shown one),
-/// index and close do not count before it is there.
+/// index, marks and close do not count before it is there.
+///
+/// Never settled is a distributed checkpoint without its metadata, one of OLMo-core without
+/// `.metadata.json`, and what has lost a mark that its owner deletes first.
+///
+/// Names, sizes and times cannot tell for sure: how many ranks write `__r.metadata` (without
+/// collectives), whether a file without a marker that nobody closed in our sight is whole (Accelerate
+/// on a network file system, a lone `.pt`), and whether a writer over an old `.metadata` has stopped
+/// or stalls. There the long wait decides, and whoever reads the save checks it.
+///
+/// A file called `last` or `best` waits until the files beside it have come to rest and the numbered
+/// ones are handed out, at most twice as long as [`SettleRules::settle`], and is not handed out when
+/// it is a copy of one of them.
 ///
 /// One settler sees one root. All time arguments are of one clock; should it go backwards, it stands.
 #[derive(Debug)]
@@ -57,6 +75,9 @@ pub struct Settler {
     /// Saves that are gone, oldest first.
     departed: VecDeque<(Slot, Content, u64)>,
     runs: HashMap<String, RunState>,
+    pointers: HashMap<PathBuf, Vec<Pointer>>,
+    originals: Originals,
+    homes: HashMap<PathBuf, Home>,
     rescan_at: Option<Duration>,
     counters: SettleCounters,
 }
@@ -75,6 +96,9 @@ impl Settler {
             versions: HashMap::new(),
             departed: VecDeque::new(),
             runs: HashMap::new(),
+            pointers: HashMap::new(),
+            originals: Originals::default(),
+            homes: HashMap::new(),
             rescan_at: None,
             counters: SettleCounters::default(),
         }
@@ -92,8 +116,13 @@ impl Settler {
         }
         self.hear(now, hints);
         self.drop_vanished(scan);
+        self.pointers.clear();
+        for pointer in &scan.pointers {
+            self.pointers.entry(pointer.directory.clone()).or_default().push(pointer.clone());
+        }
         self.compare_runs();
         self.bound_pending();
+        self.compare_homes();
     }
 
     /// The saves that have come to rest as of the last scan, by sequence; each content once, until it
@@ -101,9 +130,15 @@ impl Settler {
     pub fn take_settled(&mut self, now: Duration) -> Vec<SettledSave> {
         let now = self.advance(now);
         let ready = self.entries.iter().filter(|(_, entry)| self.is_ready(entry));
-        let mut ready: Vec<_> = ready.map(|(path, entry)| (entry.sequence, path.clone())).collect();
+        // Originals before their copies.
+        let mut ready: Vec<_> =
+            ready.map(|(path, entry)| (entry.rank, entry.sequence, path.clone())).collect();
         ready.sort_unstable();
-        ready.iter().filter_map(|(_, path)| self.hand_out(now, path)).collect()
+        let mut settled: Vec<_> =
+            ready.iter().filter_map(|(_, _, path)| self.hand_out(now, path)).collect();
+        settled.sort_by_key(|save| save.sequence);
+        self.compare_homes();
+        settled
     }
 
     /// Returns a save that could not be read to the end. It is handed out again after 1, 2, 4, … 60 s,
@@ -137,6 +172,7 @@ impl Settler {
         self.contents.retain(|known, _| known.0 != run);
         self.versions.retain(|slot, _| slot.0 != run);
         self.departed.retain(|(slot, _, _)| slot.0 != run);
+        self.originals.forget_run(run);
     }
 
     /// When to scan and observe again at the latest for a save to be settled on time; `None` if
@@ -185,8 +221,10 @@ impl Settler {
         let content = found.content();
         let n_scans = self.n_scans;
         let sequence = self.n_sequences;
+        let mut is_news = false;
         let entry = self.entries.entry(found.path.clone()).or_insert_with(|| {
             self.n_sequences += 1;
+            is_news = true;
             Entry::new(now, sequence, found.clone(), content.clone())
         });
         entry.scan = n_scans;
@@ -194,15 +232,13 @@ impl Settler {
         if entry.found != *found {
             entry.changed_at = now;
             entry.returned = None;
-            if entry.content != content {
-                entry.touched();
+            is_news = true;
+            if entry.replace(found, content) {
                 // The time to weights does not count: a directory may wait long for its first file.
                 entry.seen_first = now;
                 entry.sequence = self.n_sequences;
                 self.n_sequences += 1;
-                entry.content = content;
             }
-            entry.found = found.clone();
         }
         if entry.is_waiting()
             && let Some(sequence) = self.contents.get(&known(&entry.found, &entry.content))
@@ -211,45 +247,8 @@ impl Settler {
             entry.sequence = *sequence;
             entry.handed = Some(entry.content.clone());
         }
-    }
-
-    fn hear(&mut self, now: Duration, hints: &[FileEvent]) {
-        // A file written between mkdir and the watch sends no event: look once more.
-        match self.rescan_at {
-            _ if !hints.is_empty() => self.rescan_at = Some(now.saturating_add(self.rules.quiet)),
-            Some(at) if at <= now => self.rescan_at = None,
-            _ => {}
-        }
-        for hint in hints {
-            match hint {
-                FileEvent::Rescan => self.entries.values_mut().for_each(Entry::touched),
-                FileEvent::Touched(path) => self.touch(now, path),
-                FileEvent::Closed(path) => self.close(path),
-                FileEvent::Removed(_) => {}
-            }
-        }
-    }
-
-    fn touch(&mut self, now: Duration, path: &Path) {
-        if let Some(entry) = entry_of(&mut self.entries, path)
-            && entry.is_tensor_file(path)
-        {
-            entry.changed_at = now;
-            entry.touched();
-        }
-    }
-
-    fn close(&mut self, path: &Path) {
-        let Some(entry) = entry_of(&mut self.entries, path) else { return };
-        let name = path.file_name().map(names::escape).unwrap_or_default();
-        let is_directory = entry.found.path == path && !names::is_weights(&name);
-        entry.moved_in |= is_directory;
-        if entry.is_tensor_file(path) {
-            // A shard that is finished after the index may not be the one that the index names.
-            entry.closed = match entry.found.file(FileKind::Index) {
-                Some(index) => index.name == name,
-                None => entry.found.weights().count() == 1,
-            };
+        if let Some(home) = home(entry).filter(|_| is_news) {
+            Home::changed(&mut self.homes, home, now);
         }
     }
 
@@ -264,6 +263,9 @@ impl Settler {
         };
         let is_gone = |path: &PathBuf, entry: &mut Entry| entry.scan != n_scans && !hidden(path);
         for (_, entry) in self.entries.extract_if(is_gone) {
+            if let Some(home) = home(&entry) {
+                Home::changed(&mut self.homes, home, self.now);
+            }
             self.counters.vanished += u64::from(entry.is_waiting());
             if let Some(handed) = &entry.handed {
                 self.departed.push_back((entry.slot(), handed.clone(), entry.sequence));
@@ -317,56 +319,64 @@ impl Settler {
         }
     }
 
+    /// Which files of each directory wait, for their copies to wait as well.
+    fn compare_homes(&mut self) {
+        let recent = self.now.saturating_sub(self.rules.settle.saturating_mul(2));
+        self.homes.retain(|_, home| {
+            home.waiting = None;
+            home.changed_at >= recent
+        });
+        for entry in self.entries.values().filter(|entry| entry.is_waiting()) {
+            if let Some(home) = home(entry) {
+                let home = self.homes.entry(home.to_owned()).or_default();
+                home.waiting = Some(home.waiting.map_or(entry.rank, |best| best.min(entry.rank)));
+            }
+        }
+    }
+
     fn is_ready(&self, entry: &Entry) -> bool {
-        let still = entry.seen_at.saturating_sub(entry.changed_at);
         entry.is_waiting()
             && entry.scan == self.n_scans
             && !entry.found.is_pending()
-            && still >= self.rules.quiet
-            && match &entry.returned {
-                Some(returned) => entry.seen_at >= returned.retry_at,
-                None => still >= self.rules.settle || self.has_sign(entry),
-            }
+            && self.ready_at(entry).is_some_and(|at| entry.seen_at >= at)
+    }
+
+    /// When the save is handed out if nothing changes; `None` if something has to.
+    fn ready_at(&self, entry: &Entry) -> Option<Duration> {
+        let quiet_at = entry.changed_at.saturating_add(self.rules.quiet);
+        let settle_at = entry.changed_at.saturating_add(self.rules.settle);
+        if signs::is_barred(entry) {
+            return None;
+        }
+        let at = match &entry.returned {
+            Some(returned) => returned.retry_at.max(quiet_at),
+            None if self.has_sign(entry) => quiet_at,
+            None => settle_at.max(quiet_at),
+        };
+        let home = home(entry).filter(|_| entry.rank != AliasRank::Own && entry.returned.is_none());
+        let Some(home) = home.and_then(|home| self.homes.get(home)) else { return Some(at) };
+        // The file that it is a copy of may wait, or be written after it.
+        let longest = settle_at.saturating_add(self.rules.settle);
+        let is_original_waiting = home.waiting.is_some_and(|best| best < entry.rank);
+        let rests_at = home.changed_at.saturating_add(self.rules.quiet);
+        Some(if is_original_waiting { longest } else { rests_at.min(longest) }.max(at))
     }
 
     fn has_sign(&self, entry: &Entry) -> bool {
-        let found = &entry.found;
-        let Some(newest) = found.newest_weights_ns().filter(|_| found.looks_complete()) else {
-            return false;
-        };
-        let not_older = |kind| found.file(kind).is_some_and(|file| file.mtime_ns >= newest);
-        let is_linked = || found.weights().all(|file| file.nlink > 1);
-        if entry.moved_in || not_older(FileKind::TrainerState) || is_linked() {
-            return true;
-        }
-        let run = self.runs.get(&found.run);
-        if found.step.zip(run).is_some_and(|(step, run)| run.is_superseded(step, newest)) {
-            return true;
-        }
-        let name = found.path.file_name().map(names::escape).unwrap_or_default();
-        let expects_trainer = names::is_trainer_directory(&name)
-            || (is_numbered_directory(found) && run.is_some_and(|run| run.has_trainer_state));
-        // Uploads run side by side: a small record may be there before the weights, and as whole.
-        let has_record =
-            self.rules.whole_files && entry.handed.is_none() && found.has_trainer_state();
-        let closed = entry.closed || (self.rules.whole_files && entry.is_whole());
-        (!expects_trainer || has_record)
-            && (closed || (!found.in_place && not_older(FileKind::Index)))
+        let home = entry.found.path.parent();
+        let pointers = home.and_then(|home| self.pointers.get(home));
+        let run = self.runs.get(&entry.found.run);
+        signs::has_sign(entry, run, pointers.into_iter().flatten(), self.rules.whole_files)
     }
 
     fn due(&self, entry: &Entry) -> Option<Duration> {
-        let quiet_at = entry.changed_at.saturating_add(self.rules.quiet);
-        let settle_at = entry.changed_at.saturating_add(self.rules.settle);
         if entry.found.is_pending() {
             // The first file may have come without an event; in the long run scans have to do.
             let again = entry.seen_at.saturating_add(self.rules.quiet);
+            let settle_at = entry.changed_at.saturating_add(self.rules.settle);
             return (again < settle_at).then_some(again);
         }
-        Some(match &entry.returned {
-            Some(returned) => returned.retry_at.max(quiet_at),
-            None if self.has_sign(entry) => quiet_at,
-            None => settle_at,
-        })
+        self.ready_at(entry)
     }
 
     fn hand_out(&mut self, now: Duration, path: &Path) -> Option<SettledSave> {
@@ -379,6 +389,11 @@ impl Settler {
             entry.handed = Some(entry.content.clone());
             return None;
         }
+        if entry.rank != AliasRank::Own && self.originals.has_copy(entry) {
+            self.counters.copies += 1;
+            entry.handed = Some(entry.content.clone());
+            return None;
+        }
         let last = self.versions.get(&entry.slot()).map_or(0, |last| last.0);
         let version = last.saturating_add(1);
         self.versions.insert(entry.slot(), (version, entry.sequence));
@@ -386,6 +401,7 @@ impl Settler {
             self.contents.remove(&known(&entry.found, &earlier));
         }
         self.contents.insert(now_known, entry.sequence);
+        self.originals.add(entry);
         self.counters.settled += 1;
         let found = entry.found.clone();
         Some(SettledSave {

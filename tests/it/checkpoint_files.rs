@@ -172,22 +172,36 @@ fn directories_and_names() {
         ("another name", &[("consolidated.safetensors", &w)], "ok"),
         ("a single shard", &[("model-00001-of-00001.safetensors", &w)], "ok"),
         ("two names", &[("a.safetensors", &w), ("b.safetensors", &w)], "not a checkpoint"),
-        ("adapter only", &[("adapter_model.safetensors", &w)], "not weights"),
+        ("adapter only", &[("adapter_model.safetensors", &w)], "ok"),
         ("adapter beside", &[("adapter_model.safetensors", &w), (WEIGHTS, &w)], "ok"),
         ("temporary only", &[(".tmpAbCdEf.safetensors", &w)], "not a checkpoint"),
         ("deleted but open over NFS", &[(WEIGHTS, &w), (".nfs00000000a1", &w)], "incomplete"),
-        ("index beside", &[(WEIGHTS, &w), (INDEX, b"[]")], "ok"),
     ];
     for (case, files, expected) in cases {
         let dir = dir_with(files);
         let _ = check(case, dir.path(), expected);
     }
     let dir = dir_with(&[("adapter_model.safetensors", &w), ("w.bin", &w)]);
-    let _ = check("adapter file", &dir.path().join("adapter_model.safetensors"), "not weights");
+    let _ = check("adapter file", &dir.path().join("adapter_model.safetensors"), "ok");
     let _ = check("other ending", &dir.path().join("w.bin"), "not weights");
     let _ = check("nothing", &dir.path().join("checkpoint-1"), "missing");
     let _ = check("no file", &dir.path().join("model.safetensors"), "missing");
     let _ = check("file as directory", &dir.path().join("w.bin/model.safetensors"), "missing");
+}
+
+#[test]
+fn of_one_file_and_shards_the_younger_are_the_save() {
+    let shard = "model-00001-of-00001.safetensors";
+    let index = index_of(&[("b", shard)]);
+    let dir = dir_with(&[(shard, &small(&["b"]))]);
+    let opened = |seconds: [u64; 2]| {
+        rewrite(&dir.path().join(WEIGHTS), &small(&["a"]), seconds[0]);
+        rewrite(&dir.path().join(INDEX), &index, seconds[1]);
+        let manifest = check("both", dir.path(), "ok").unwrap();
+        assert!(manifest.notes.iter().any(|note| note.contains("is younger")), "{manifest:?}");
+        manifest.tensors[0].name.clone()
+    };
+    assert_eq!([opened([9, 5]), opened([5, 9]), opened([5, 5])], ["a", "b", "a"]);
 }
 
 #[test]

@@ -6,10 +6,13 @@
 )]
 
 mod anomalies;
+mod architectures;
 mod checkpoint_files;
 mod compare;
+mod containers;
 mod degenerate;
 mod exposition;
+mod formats;
 mod golden_linalg;
 mod history;
 mod kept;
@@ -17,9 +20,11 @@ mod namings;
 mod physics;
 mod plan;
 mod recognize;
+mod replay;
 mod rules;
 mod serve;
 mod support;
 mod tidy;
+mod torch_hostile;
 mod truth;
 mod watch_dirs;

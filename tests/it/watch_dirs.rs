@@ -1,6 +1,8 @@
 //! Scans and events on real directories, in the layouts that savers leave.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod layouts;
+
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -82,7 +84,8 @@ fn step_directories_belong_to_the_run_around_them() {
         ],
         &[
             "a 9 a/checkpoint-9 [model-00001-of-00002.safetensors model.safetensors.index.json]",
-            "a 10 a/checkpoint-10 [config.json model.safetensors trainer_state.json]",
+            "a 10 a/checkpoint-10 [config.json model.safetensors trainer_state.json \
+             global_step10/mp_rank_00_model_states.pt]",
             "b/c 500 b/c/step-500 [model.safetensors]",
             "d 7 d/global_step7 [model.safetensors]",
             "d 100 d/iter_0000100 [model.safetensors]",
@@ -97,9 +100,9 @@ fn saves_to_come_are_shown_and_foreign_formats_are_not() {
         &[
             "checkpoint-1/",
             "checkpoint-2/config.json",
-            "checkpoint-3/pytorch_model.bin",
+            "checkpoint-3/pytorch_model.msgpack",
             "checkpoint-4/optimizer.pt",
-            "checkpoint-5/adapter_model.safetensors",
+            "checkpoint-5/rng_state.pth",
             "checkpoint-6/unet/diffusion_pytorch_model.safetensors",
             "checkpoint-7/.metadata",
             "step-8/sharded/model-00001-of-00002.safetensors",
@@ -153,7 +156,7 @@ fn plain_files_are_saves_of_their_directory_or_of_their_own_stem() {
         &[
             "best - best.safetensors in-place [best.safetensors config.json]",
             "ema 1000 ema-1000.safetensors [ema-1000.safetensors config.json]",
-            "root - model.safetensors in-place [model.safetensors config.json]",
+            "root -  in-place [adapter_model.safetensors model.safetensors config.json]",
             "root 500 step_500.safetensors [step_500.safetensors config.json]",
             "root 1000 model-1000.safetensors [model-1000.safetensors config.json]",
             "root 1500 epoch=3-step=1500.safetensors [epoch=3-step=1500.safetensors config.json]",
@@ -358,6 +361,20 @@ fn a_rename_settles_soon_and_a_rewrite_is_a_second_version() {
     assert_eq!(daemon.settled(1), [(last.clone(), 1)]);
     fs::write(&last, "again").unwrap();
     assert_eq!(daemon.settled(1), [(last, 2)]);
+}
+
+#[test]
+fn marks_beside_a_save_are_heard() {
+    let (_temp, root) = tree(&["pl/epoch=0-step=1-unfinished", "ds/global_step1/"]);
+    let mut daemon = Daemon::new(&root);
+    add(&root, "pl/epoch=0-step=1.ckpt");
+    fs::remove_file(root.join("pl/epoch=0-step=1-unfinished")).unwrap();
+    assert_eq!(daemon.settled(1), [(root.join("pl/epoch=0-step=1.ckpt"), 1)]);
+    add(&root, "ds/global_step1/mp_rank_00_model_states.pt");
+    std::thread::sleep(Duration::from_millis(20));
+    fs::write(root.join("ds/latest"), "global_step1").unwrap();
+    assert_eq!(daemon.settled(1), [(root.join("ds/global_step1"), 1)]);
+    assert!(daemon.start.elapsed() < Duration::from_secs(20), "neither waited for 40 s");
 }
 
 /// All hints until `last` is among them.

@@ -18,6 +18,10 @@ const MAX_FILE_NAME: usize = 255;
 /// A tensor in pieces.
 #[derive(Debug)]
 pub(super) struct Distributed {
+    /// Its name in the files of the ranks.
+    pub(super) name: String,
+    /// The first of the keys that led to it in the state, if there were several.
+    pub(super) under: Option<String>,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) chunks: Vec<Chunk>,
@@ -84,12 +88,20 @@ fn tensors(
             places.insert((name, corner), *info);
         }
     }
+    let mut keys = BTreeMap::new();
+    let planned = heap.field(root, "planner_data").and_then(|value| heap.dict(value));
+    for (name, path) in planned.unwrap_or_default() {
+        if let (Some(name), Some([first, _, ..])) = (heap.text(*name), heap.tuple(*path)) {
+            keys.extend(heap.text(*first).map(|first| (name, first.to_owned())));
+        }
+    }
     for (name, entry) in entries {
         let Some((Kind::TensorPlaces, ..)) = heap.object(*entry) else { continue };
         let name = heap.text(*name).ok_or("found a tensor without a name, expected one")?;
         let found = distributed(heap, name, *entry, &places)
             .ok_or_else(|| format!("found no pieces of tensor {}, expected them", shown(name)))?;
-        let found = found.map_err(|why| format!("tensor {}: {why}", shown(name)))?;
+        let mut found = found.map_err(|why| format!("tensor {}: {why}", shown(name)))?;
+        found.under = keys.get(name).cloned();
         match state.get_mut(name) {
             // Of ranks that speak for themselves, each knows its own pieces.
             Some(known) if known.shape == found.shape && known.dtype == found.dtype => {
@@ -141,5 +153,5 @@ fn distributed(
         let (offset, n_bytes, file) = (number("offset")?, number("length")?, file.to_owned());
         chunks.push(Chunk { corner, size, file, offset, n_bytes, is_transformed });
     }
-    Some(Ok(Distributed { dtype, shape, chunks }))
+    Some(Ok(Distributed { name: name.to_owned(), under: None, dtype, shape, chunks }))
 }

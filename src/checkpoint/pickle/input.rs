@@ -1,7 +1,7 @@
 //! The bytes of a pickle, in order and in blocks.
 
 use super::PickleError;
-use crate::checkpoint::source::Fill;
+use crate::checkpoint::fill::Fill;
 
 /// Bytes that are read at a time.
 const BLOCK: usize = 64 << 10;
@@ -76,6 +76,8 @@ impl<'a> Input<'a> {
             return Ok(());
         };
         let mut n_left = usize::try_from(n).unwrap_or(usize::MAX);
+        // They are there, and whoever asks for them has a bound.
+        into.reserve(n_left);
         while n_left > 0 {
             if self.at >= self.block.len() {
                 self.refill()?;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::{Saved, Storages, TorchError};
 use crate::checkpoint::error::one_line;
+use crate::checkpoint::fill::Fill;
 use crate::checkpoint::pickle::{self, Input, Limits};
-use crate::checkpoint::source::Fill;
 use crate::checkpoint::zip::{self, Entry, Method};
 
 /// Bytes of the pickle.
@@ -21,6 +21,9 @@ pub(super) fn read(fill: &mut Fill<'_>, start: u64, end: u64) -> Result<Saved, T
         )));
     };
     let folder = pickle.name.strip_suffix("data.pkl").unwrap_or_default();
+    if entries.iter().any(|entry| entry.name.strip_prefix(folder) == Some("constants.pkl")) {
+        return Err(TorchError::NotWeights("a TorchScript program".to_owned()));
+    }
     if let Some(entry) = entries.iter().find(|entry| entry.method != Method::Stored) {
         return Err(TorchError::Malformed(format!(
             "found entry {} compressed, expected all of them stored as torch.save does",
@@ -32,9 +35,6 @@ pub(super) fn read(fill: &mut Fill<'_>, start: u64, end: u64) -> Result<Saved, T
             "a pickle of {} bytes, where at most {MAX_PICKLE} are read",
             pickle.n_bytes
         )));
-    }
-    if entries.iter().any(|entry| entry.name.strip_prefix(folder) == Some("constants.pkl")) {
-        return Err(TorchError::NotWeights("a TorchScript program".to_owned()));
     }
     let is_big = byte_order(fill, &entries, folder)?;
     let places: HashMap<String, (u64, u64)> = entries

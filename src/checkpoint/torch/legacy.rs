@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::tensor::storages_of;
 use super::{Saved, Storages, TorchError};
+use crate::checkpoint::fill::Fill;
 use crate::checkpoint::pickle::{self, Heap, Input, Limits, Value};
-use crate::checkpoint::source::Fill;
 
 /// The only protocol there was.
 const PROTOCOL: i64 = 1001;

@@ -10,7 +10,9 @@ use crate::daemon::error_text;
 use crate::daemon::names::Names;
 use crate::daemon::runs::absolute;
 use crate::history::{Archive, ArchivedRun, StoreError};
-use crate::watch::{ScanLimits, ScanOutcome, SettleRules, SettledSave, Settler, scan};
+use crate::watch::{
+    PendingState, ScanLimits, ScanOutcome, SettleRules, SettledSave, Settler, scan,
+};
 
 /// A run and its past.
 #[derive(Debug)]
@@ -88,10 +90,16 @@ fn settled(outcome: &ScanOutcome) -> (BTreeMap<Which, Vec<SettledSave>>, Vec<Fai
         why: error_text(error),
     });
     let empty = settler.pending().into_iter().map(|save| FailedSave {
-        why: format!(
-            "{}: no weight file, expected one of a format that is read",
-            save.path.display()
-        ),
+        why: match save.state {
+            PendingState::NoWeights => format!(
+                "{}: no weight file, expected one of a format that is read",
+                save.path.display()
+            ),
+            PendingState::Writing | PendingState::Returned(_) => format!(
+                "{}: no mark of a complete save, expected what its framework writes last",
+                save.path.display()
+            ),
+        },
         path: save.path,
         kind: FailureKind::Incomplete,
     });

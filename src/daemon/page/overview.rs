@@ -110,6 +110,7 @@ fn worst(pair: &PairReport) -> Markup {
         span.nowrap title={ (pair.writer) " → " (pair.reader) } {
             (pair.pair)
             @if let Some(layer) = pair.layer { " layer " (layer) }
+            @if let Some(expert) = pair.expert { " expert " (expert) }
             @if let Some(head) = pair.head { " head " (head) }
         }
         br;

@@ -148,6 +148,30 @@ fn vanished_is_normal_and_a_panic_is_counted() {
 }
 
 #[test]
+fn what_is_no_save_leaves_no_trace_of_failure() {
+    let no_save = || {
+        let found = "the state of an optimiser".to_owned();
+        JobError::Open(OpenError::NotWeights { path: "/x".into(), found })
+    };
+    let mut run = run();
+    run.settled(save(100, 1), Duration::ZERO);
+    finish(&mut run, done(save(100, 1), Ok(analyzed(100))));
+    run.settled(save(200, 2), Duration::ZERO);
+    assert_eq!(finish(&mut run, done(save(200, 2), Err(no_save()))), None);
+    let known = facts(&run);
+    assert!(known.failures_total.is_empty() && known.skipped_total.is_empty());
+    assert_eq!((known.latest_step, known.readable), (Some(100), Some(true)));
+    assert_eq!(known.state, RunState::Analyzed);
+    assert!(!run.is_none());
+
+    let mut other = self::run();
+    other.settled(save(100, 1), Duration::ZERO);
+    assert!(!other.is_none());
+    finish(&mut other, done(save(100, 1), Err(no_save())));
+    assert!(other.is_none());
+}
+
+#[test]
 fn a_run_ends_by_its_own_count_or_by_silence() {
     let mut run = run();
     run.settled(save(100, 900), Duration::ZERO);

@@ -4,7 +4,7 @@ use tracing::{debug, info, warn};
 
 use super::{KEPT_FRACTION, Scheduler, unix_now};
 use crate::daemon::counters::daemon_counters;
-use crate::daemon::job::Done;
+use crate::daemon::job::{Done, JobError};
 use crate::daemon::news::{declare, tell};
 use crate::daemon::runs::{Draft, Run, give_up_kept};
 use crate::daemon::trend::Trend;
@@ -29,6 +29,7 @@ impl Scheduler {
             return;
         }
         self.tell_of(&done);
+        let is_no_save = done.result.as_ref().is_err_and(JobError::is_no_save);
         let rules = self.rules_of(&done.run).clone();
         let name = done.run.clone();
         let Some(run) = self.runs.get_mut(&name) else { return };
@@ -36,6 +37,11 @@ impl Scheduler {
         let taken = run.done(done, now);
         if let Some(why) = taken.give_back {
             self.roots[run.root].give_back(&save, why);
+        }
+        if is_no_save && run.is_none() && self.queue.len(&name) == 0 {
+            debug!(run = name, "nothing in it is a save: no run");
+            self.drop_run(&name);
+            return;
         }
         let news = run.judge(self.queue.oldest(&name), &rules);
         tell(&name, &news);
@@ -73,10 +79,13 @@ impl Scheduler {
                 }
             }
             Err(error) => {
+                let is_no_save = error.is_no_save();
                 let (path, error) = (&done.queued.save.path, error_text(error));
                 // A save that stays incomplete is tried again for ever; after a while it is old news.
                 let is_old = |run: &Run| run.is_old_news(&done.queued.save);
-                if self.runs.get(run).is_some_and(is_old) {
+                if is_no_save {
+                    debug!(run, ?path, error, "no save");
+                } else if self.runs.get(run).is_some_and(is_old) {
                     debug!(run, ?path, error, "save still not measured");
                 } else {
                     warn!(run, ?path, error, "save not measured");

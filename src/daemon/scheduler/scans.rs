@@ -99,14 +99,20 @@ impl Scheduler {
 
     fn forget(&mut self, name: &str) {
         info!(run = name, "run is gone");
-        if let Some(run) = self.runs.remove(name) {
+        if let Some(run) = self.drop_run(name) {
             self.past.keep(name, run.into_trend());
         }
+    }
+
+    /// Takes a run out of all tables.
+    pub(super) fn drop_run(&mut self, name: &str) -> Option<Run> {
+        let run = self.runs.remove(name);
         self.queue.forget(name);
         self.names.forget(name);
         self.trails.forget(name);
         self.dropped_for.remove(name);
         self.facts.series_dropped_total.remove(name);
+        run
     }
 
     /// A save came to rest: it is queued under the run's name over all roots.

@@ -37,7 +37,7 @@ const TABLES: &[Table] = &[
     },
     Table {
         name: "matrices",
-        query: "SELECT r.name AS run, s.step, s.saved_at, t.name, t.layer, t.role, t.rows, t.cols, t.dtype, \
+        query: "SELECT r.name AS run, s.step, s.saved_at, t.name, t.layer, t.stack, t.expert, t.role, t.rows, t.cols, t.dtype, \
                 t.spectrum, t.frobenius_norm, t.spectral_norm, t.stable_rank, t.effective_rank, \
                 t.spectral_entropy, t.numerical_rank, t.nan, t.inf, t.update_ratio, \
                 t.update_ratio_stderr FROM matrices t JOIN saves s ON s.id = t.save \
@@ -45,15 +45,15 @@ const TABLES: &[Table] = &[
     },
     Table {
         name: "rotations",
-        query: "SELECT r.name AS run, s.step, s.saved_at, m.name, m.layer, m.role, t.k, t.ratio \
+        query: "SELECT r.name AS run, s.step, s.saved_at, m.name, m.layer, m.expert, m.role, t.k, t.ratio \
                 FROM rotations t JOIN matrices m ON m.save = t.save AND m.position = t.matrix \
                 JOIN saves s ON s.id = t.save JOIN runs r ON r.id = s.run {where} \
                 ORDER BY r.name, s.segment, s.place, t.matrix, t.k",
     },
     Table {
         name: "pairs",
-        query: "SELECT r.name AS run, s.step, s.saved_at, t.pair, t.kind, t.layer, t.head, t.head_group, \
-                t.writer, t.reader, t.dim, t.law, t.norm_between, t.gram_correlation, t.gram_cosine, \
+        query: "SELECT r.name AS run, s.step, s.saved_at, t.pair, t.kind, t.layer, t.stack, t.expert, t.head, \
+                t.head_group, t.writer, t.reader, t.dim, t.law, t.norm_between, t.gram_correlation, t.gram_cosine, \
                 t.commutator, t.commutator_vs_chance, t.composition, t.gap, t.gap_ratio, \
                 t.gap_diagonal_ratio, t.gap_shape, t.flag_correlation, t.gram_correlation_stderr, \
                 t.gram_cosine_stderr, t.commutator_stderr, t.commutator_vs_chance_stderr, \
@@ -62,8 +62,8 @@ const TABLES: &[Table] = &[
     },
     Table {
         name: "overlaps",
-        query: "SELECT r.name AS run, s.step, s.saved_at, p.pair, p.layer, p.head, p.head_group, p.writer, \
-                p.reader, t.k, t.ratio, t.chance, t.excess, t.z, t.angle_min, t.angle_mean, t.angle_max, \
+        query: "SELECT r.name AS run, s.step, s.saved_at, p.pair, p.layer, p.expert, p.head, \
+                p.head_group, p.writer, p.reader, t.k, t.ratio, t.chance, t.excess, t.z, t.angle_min, t.angle_mean, t.angle_max, \
                 t.basis, t.cut_ok FROM overlaps t JOIN pairs p ON p.save = t.save AND p.position = t.pair \
                 JOIN saves s ON s.id = t.save JOIN runs r ON r.id = s.run {where} \
                 ORDER BY r.name, s.segment, s.place, t.pair, t.k",

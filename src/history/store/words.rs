@@ -3,6 +3,14 @@
 /// Formats, types, ways to a spectrum, pairs and their kinds and laws, projections.
 const WORDS: &[&str] = &[
     "safetensors",
+    "pytorch",
+    "torch-dcp",
+    "deepspeed",
+    "megatron",
+    "npz",
+    "gguf",
+    "hdf5",
+    "keras",
     "F64",
     "F32",
     "F16",
@@ -16,8 +24,15 @@ const WORDS: &[&str] = &[
     "chain",
     "v_o",
     "q_k",
+    "cross_v_o",
+    "cross_q_k",
+    "q_a_q_b",
+    "kv_a_kv_b",
     "up_down",
     "gate_down",
+    "ssm_dt",
+    "conv",
+    "lora",
     "o_up",
     "down_qkv",
     "embed_qkv",
@@ -32,6 +47,10 @@ const WORDS: &[&str] = &[
     "k",
     "v",
     "o",
+    "cross_q",
+    "cross_k",
+    "cross_v",
+    "cross_o",
 ];
 
 /// The word, for as long as the program runs; `?` for one that a later version wrote.

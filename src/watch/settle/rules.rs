@@ -70,6 +70,8 @@ pub struct SettleCounters {
     pub deferred: u64,
     /// Saves whose content had been handed out under another path.
     pub renamed: u64,
+    /// Files called `last`, `best`, ... that were copies of a save that had been handed out.
+    pub copies: u64,
 }
 
 /// A save that waits, for people.

@@ -1,10 +1,12 @@
 //! Saves as tables of times and states.
 
+mod copies;
 mod signs;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::watch::names;
 use crate::watch::save::FileStamp;
 
 const DIRECTORY: &str = "/w/run/step-5";
@@ -43,12 +45,7 @@ fn found(saves: &[FoundSave]) -> ScanOutcome {
 
 /// A file whose inode follows from its name and whose mtime is given.
 fn file(name: &str, size: u64, mtime_ns: i64) -> FileStamp {
-    let kind = match name {
-        "config.json" => FileKind::Config,
-        "trainer_state.json" => FileKind::TrainerState,
-        _ if names::is_index(name) => FileKind::Index,
-        _ => FileKind::Weights,
-    };
+    let kind = names::kind_of(name.rsplit('/').next().unwrap()).unwrap();
     let ino = name.bytes().fold(7, |ino, byte| ino * 31 % 1_000_003 + u64::from(byte));
     FileStamp {
         name: name.to_owned(),
@@ -68,7 +65,15 @@ fn save(path: &str, files: &[FileStamp]) -> FoundSave {
     let name = names::escape(path.file_name().unwrap());
     let step = names::directory_step(&name).or(names::file_step(names::stem(&name)).0);
     let run = run_path.file_name().unwrap().display().to_string();
-    FoundSave { run, run_path, path, step, in_place: step.is_none(), files: files.to_vec() }
+    FoundSave {
+        run,
+        run_path,
+        path,
+        step,
+        in_place: step.is_none(),
+        files: files.to_vec(),
+        also: Vec::new(),
+    }
 }
 
 fn weights(size: u64, mtime_ns: i64) -> FileStamp {

@@ -29,6 +29,8 @@ pub(super) fn pair(kind: &'static str, layer: usize, head: Option<usize>, gram: 
         pair: kind,
         kind: "inmodule",
         layer: Some(layer),
+        stack: None,
+        expert: None,
         head,
         group: None,
         writer: format!("h.{layer}.w"),
@@ -58,6 +60,8 @@ pub(super) fn matrix(role: &str, layer: Option<usize>, update: Option<f64>) -> M
     MatrixReport {
         name: format!("{role}.weight"),
         layer,
+        stack: None,
+        expert: None,
         role: role.to_owned(),
         rows: 64,
         cols: 32,

@@ -80,6 +80,7 @@ pub(super) struct RunEntry<'a> {
 struct WorstPair<'a> {
     pair: &'static str,
     layer: Option<usize>,
+    expert: Option<usize>,
     head: Option<usize>,
     writer: &'a str,
     reader: &'a str,
@@ -114,6 +115,7 @@ impl<'a> RunEntry<'a> {
             worst_pair: report.and_then(metrics::worst_pair).map(|pair| WorstPair {
                 pair: pair.pair,
                 layer: pair.layer,
+                expert: pair.expert,
                 head: pair.head,
                 writer: &pair.writer,
                 reader: &pair.reader,

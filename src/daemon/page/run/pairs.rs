@@ -34,7 +34,7 @@ pub(super) fn table(report: &Report, json: &str) -> Markup {
     let all: BTreeSet<usize> =
         report.pairs.iter().flat_map(|p| p.overlap.keys().copied()).collect();
     let ks: Vec<usize> = all.into_iter().take(MAX_K).collect();
-    let has_heads = report.pairs.iter().any(|pair| pair.head.is_some());
+    let has_many = report.pairs.iter().any(PairReport::is_one_of_many);
     html! {
         div.scroll {
             table.pairs {
@@ -42,32 +42,32 @@ pub(super) fn table(report: &Report, json: &str) -> Markup {
                 thead { tr {
                     th scope="col" { "Pair" } th.number scope="col" { "Layer" }
                     th.number scope="col" { "Gram correlation" }
-                    @if has_heads { th.number scope="col" { "Lowest head" } }
+                    @if has_many { th.number scope="col" { "Lowest" } }
                     th.number scope="col" { "κ" }
-                    @if has_heads { th.number scope="col" { "Highest head" } }
+                    @if has_many { th.number scope="col" { "Highest" } }
                     @for k in &ks { th.number scope="col" { "Overlap at " (k) } }
                 } }
-                tbody { @for row in rows.iter().take(MAX_ROWS) { (line(row, &ks, has_heads)) } }
+                tbody { @for row in rows.iter().take(MAX_ROWS) { (line(row, &ks, has_many)) } }
             }
         }
         (rest(rows.len(), json))
     }
 }
 
-fn line(((kind, layer), pairs): &Row<'_>, ks: &[usize], has_heads: bool) -> Markup {
+fn line(((kind, layer), pairs): &Row<'_>, ks: &[usize], has_many: bool) -> Markup {
     let gram = known(pairs, |pair| pair.gram_correlation);
     let kappa = known(pairs, |pair| pair.commutator_vs_chance);
-    let is_per_head = pairs.iter().any(|pair| pair.head.is_some());
-    let lowest = gram.iter().copied().reduce(f64::min).filter(|_| is_per_head);
-    let highest = kappa.iter().copied().reduce(f64::max).filter(|_| is_per_head);
+    let are_many = pairs.iter().any(|pair| pair.is_one_of_many());
+    let lowest = gram.iter().copied().reduce(f64::min).filter(|_| are_many);
+    let highest = kappa.iter().copied().reduce(f64::max).filter(|_| are_many);
     html! {
         tr {
             th scope="row" { (kind) }
             td.number { (layer.map_or("–".to_owned(), |layer| layer.to_string())) }
             td.number { (maybe(mean(&gram), signed)) }
-            @if has_heads { td.number.dim { (maybe(lowest, signed)) } }
+            @if has_many { td.number.dim { (maybe(lowest, signed)) } }
             td.number { (maybe(mean(&kappa), short)) }
-            @if has_heads { td.number.dim { (maybe(highest, short)) } }
+            @if has_many { td.number.dim { (maybe(highest, short)) } }
             @for k in ks { (overlap(pairs, *k)) }
         }
     }

@@ -8,23 +8,15 @@ use crate::diagnostics::{MatrixReport, PairReport, Report, Skipped};
 pub(in crate::daemon::page) fn hostile_report(text: &str) -> Arc<Report> {
     let matrix = MatrixReport {
         name: text.to_owned(),
-        layer: None,
         role: text.to_owned(),
         rows: 1,
         cols: 1,
         dtype: "F32",
-        spectrum: None,
+        stack: Some(text.to_owned()),
         frobenius_norm: Some(f64::INFINITY),
-        spectral_norm: None,
-        stable_rank: None,
-        effective_rank: None,
-        spectral_entropy: None,
-        numerical_rank: None,
         nan: u64::MAX / 4,
         inf: 1,
-        update_ratio: None,
-        update_ratio_stderr: None,
-        rotation: [].into(),
+        ..MatrixReport::default()
     };
     let pair = PairReport {
         pair: "v_o",

@@ -181,3 +181,117 @@ fn where_files_appear_whole_nobody_needs_to_see_them_closed() {
     moments.extend(steady(&[3_000, 5_000, 122_999], &[save(DIRECTORY, &half)]));
     check(&moments, &[(2_000, DIRECTORY, 1)]);
 }
+
+/// What an extra file of that mtime, or a pointer, does for a save whose weights are of mtime 5.
+fn check_mark(path: &str, weights: &[&str], mark: (&str, i64), expected: Option<u64>) {
+    let mut files: Vec<_> = weights.iter().map(|name| file(name, 9, 5)).collect();
+    files.push(file(mark.0, 7, mark.1));
+    let handed: Vec<_> = expected.into_iter().map(|at| (at, path, 1)).collect();
+    check(&steady(&[0, 2_000, 29_000, 30_000, 90_000], &[save(path, &files)]), &handed);
+}
+
+#[test]
+fn marks_of_the_frameworks_are_signs_unless_they_are_older() {
+    let (soon, late) = (Some(2_000), Some(30_000));
+    let dcp = ["__0_0.distcp", "__1_0.distcp"];
+    check_mark("/w/run/step-5", &dcp, (".metadata", 5), soon);
+    check_mark("/w/run/step-5", &dcp, (".metadata", 4), late);
+    check_mark("/w/run/latest", &dcp, (".metadata", 5), soon);
+    check_mark("/w/run/iter_0000005", &dcp, (".metadata", 5), late);
+    check_mark("/w/run/epoch=0-step=5.ckpt", &dcp, (".metadata", 5), late);
+    check_mark(
+        "/w/run/iter_0000005",
+        &[&dcp[..], &[".metadata"]].concat(),
+        ("metadata.json", 6),
+        soon,
+    );
+    check_mark(
+        "/w/run/epoch=0-step=5.ckpt",
+        &[&dcp[..], &[".metadata"]].concat(),
+        ("meta.pt", 5),
+        soon,
+    );
+    let olmo = ["model_and_optim/__0_0.distcp", "model_and_optim/.metadata"];
+    check_mark("/w/run/step5", &olmo, (".metadata.json", 5), soon);
+    check_mark("/w/run/checkpoint_5", &["model.safetensors"], ("random_states_0.pkl", 5), soon);
+    check_mark("/w/run/final", &["adapter_model.bin"], ("adapter_config.json", 4), late);
+    check_mark("/w/run/final", &["adapter_model.bin"], ("adapter_config.json", 5), soon);
+    check_mark("/w/run/checkpoint-5", &["adapter_model.bin"], ("adapter_config.json", 5), late);
+    let backup = "/w/run/latest.weights.h5";
+    check_mark(backup, &["latest.weights.h5"], ("training_metadata.json", 5), soon);
+    // The mark of an item inside an Orbax step is not that of the step.
+    check_mark("/w/run/step_5", &["default/d.npz"], ("default/commit_success.txt", 6), late);
+    check_mark("/w/run/step_5", &["default/d.npz"], ("commit_success.txt", 6), soon);
+}
+
+#[test]
+fn what_has_no_metadata_is_never_settled() {
+    let dcp = ["__0_0.distcp", "__1_0.distcp"];
+    check_mark("/w/run/step-5", &dcp, ("config.json", 9), None);
+    check_mark("/w/run/step-5", &dcp, ("__0.metadata", 9), None);
+    check_mark(
+        "/w/run/step-5",
+        &[&dcp[..], &["__0.metadata"]].concat(),
+        ("__1.metadata", 9),
+        Some(30_000),
+    );
+    let olmo = ["model_and_optim/__0_0.distcp"];
+    check_mark("/w/run/step5", &olmo, ("model_and_optim/.metadata", 5), None);
+    check_mark("/w/run/step5", &olmo, (".metadata.json", 5), None);
+}
+
+#[test]
+fn a_pointer_that_is_not_older_and_names_this_or_a_later_save_is_a_sign() {
+    let path = "/w/run/global_step5";
+    let states = save(path, &[file("mp_rank_00_model_states.pt", 9, 5)]);
+    let check = |text: &str, mtime_ns, expected: usize| {
+        let mut settler = Settler::new(SettleRules::default());
+        let pointer = Pointer { directory: "/w/run".into(), text: text.into(), mtime_ns };
+        let pointers = vec![pointer];
+        let scan = ScanOutcome { pointers, ..found(std::slice::from_ref(&states)) };
+        settler.observe(Duration::ZERO, &scan, &[]);
+        settler.observe(Duration::from_secs(2), &scan, &[]);
+        let n = settler.take_settled(Duration::from_secs(2)).len();
+        assert_eq!(n, expected, "{text} of {mtime_ns}");
+    };
+    check("global_step5", 5, 1);
+    check("global_step6", 5, 1);
+    check("6", 5, 1);
+    check("global_step4", 9, 0);
+    check("global_step5", 4, 0);
+    check("", 9, 0);
+    check("release", 9, 0);
+}
+
+#[test]
+fn what_loses_the_mark_that_goes_first_is_not_handed_out_any_more() {
+    let path = "/w/run/step_5";
+    let mark = file("commit_success.txt", 1, 1);
+    let data = [file("default/d.npz", 9, 1), file("default/e.npz", 9, 1)];
+    let whole = save(path, &[&data[..], std::slice::from_ref(&mark)].concat());
+    // Seen whole for less than the quiet time, then half deleted for ever.
+    let mut moments = steady(&[0, 1_000], std::slice::from_ref(&whole));
+    moments.extend(steady(&[2_000, 40_000], &[save(path, &data)]));
+    moments.extend(steady(&[41_000, 99_000], &[save(path, &data[..1])]));
+    let settler = check(&moments, &[]);
+    assert_eq!(settler.next_deadline(), None, "nothing to wait for");
+    // Written anew.
+    let again = [file("default/d.npz", 9, 200), FileStamp { mtime_ns: 201, ..mark }];
+    moments.extend(steady(&[100_000, 102_000], &[save(path, &again)]));
+    check(&moments, &[(102_000, path, 1)]);
+    // Without such a mark a directory that loses files is no longer taken at its word.
+    let shards = [shard(1, 9, 1), shard(2, 9, 1), shard(3, 9, 1), weights(9, 1), index(2)];
+    let mut moments = steady(&[0, 1_000], &[save(path, &shards)]);
+    moments.extend(steady(&[1_500, 4_000, 31_000, 31_500], &[save(path, &shards[3..])]));
+    check(&moments, &[(31_500, path, 1)]);
+}
+
+#[test]
+fn what_was_called_unfinished_is_complete_when_it_no_longer_is() {
+    let path = "/w/run/epoch=0-step=5.ckpt";
+    let there = [save(path, &[file("epoch=0-step=5.ckpt", 9, 1)])];
+    let told = vec![FileEvent::Removed("/w/run/epoch=0-step=5-unfinished".into())];
+    check(&[(0, there.to_vec(), told), (2_000, there.to_vec(), vec![])], &[(2_000, path, 1)]);
+    let other = vec![FileEvent::Removed("/w/run/epoch=0-step=4-unfinished".into())];
+    check(&[(0, there.to_vec(), other), (2_000, there.to_vec(), vec![])], &[]);
+}

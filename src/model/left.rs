@@ -1,0 +1,69 @@
+//! Why a tensor takes no part.
+
+use std::collections::HashSet;
+
+use super::inputs::{Named, Tensors};
+use super::names::match_glob;
+use super::{IgnoreRule, LayerGraph, Left};
+use crate::checkpoint::Dtype;
+
+/// The reason of a matrix that nothing names; asked for by whoever looks for gaps in a rule.
+pub(super) const NO_ROLE: &str = "no role: no rule names this matrix";
+
+/// Adds a reason for every tensor that no matrix uses.
+pub(super) fn with_left(
+    mut graph: LayerGraph,
+    tensors: &Tensors<'_>,
+    ignore: &[IgnoreRule],
+    misfits: Vec<(bool, String)>,
+) -> LayerGraph {
+    let used: HashSet<&str> = graph.matrices.iter().map(|m| m.view.tensor.as_str()).collect();
+    let gains: HashSet<&str> = graph
+        .pairs
+        .iter()
+        .filter_map(|p| p.reader.gain.as_ref().map(|g| g.tensor.as_str()))
+        .collect();
+    let told: HashSet<&str> = graph.skipped.iter().map(|s| s.name.as_str()).collect();
+    let mut left = Vec::new();
+    for tensor in &tensors.all {
+        let name = &tensor.info.name;
+        if used.contains(name.as_str()) || told.contains(name.as_str()) {
+            continue;
+        }
+        let by_rule = ignore.iter().find(|i| i.tensors.iter().any(|p| match_glob(p, tensor.bare)));
+        let reason = match by_rule {
+            _ if gains.contains(name.as_str()) => {
+                "norm gain: folded into the readers behind it".to_owned()
+            }
+            Some(rule) => rule.reason.clone(),
+            None => reason_by_shape(tensor),
+        };
+        left.push(Left { name: name.clone(), reason });
+    }
+    let misfits =
+        misfits.into_iter().map(|(_, reason)| Left { name: "(architecture)".into(), reason });
+    graph.skipped = misfits.chain(graph.skipped).chain(left).collect();
+    graph
+}
+
+fn is_norm(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["norm", "ln_", ".ln", "bn"].iter().any(|part| name.contains(part))
+}
+
+fn reason_by_shape(tensor: &Named<'_>) -> String {
+    let info = tensor.info;
+    match (&info.dtype, info.shape.as_slice()) {
+        (Dtype::Other(dtype), _) => {
+            format!("stored as {dtype}: only floating-point weights are measured")
+        }
+        (_, []) => "a scalar".into(),
+        (_, [_, ..]) if info.name.ends_with("bias") => {
+            "a bias: pair numbers use weights only".into()
+        }
+        (_, [_]) if is_norm(&info.name) => "norm gain: no measured reader behind it".into(),
+        (_, [_]) => "a vector: no subspaces".into(),
+        (_, [_, _]) => NO_ROLE.into(),
+        (_, shape) => format!("{} dimensions: only matrices are measured", shape.len()),
+    }
+}
