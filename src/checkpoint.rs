@@ -46,6 +46,7 @@ use std::path::{Path, PathBuf};
 pub use decode::Scan;
 pub use dtype::Dtype;
 pub use error::{OpenError, ReadError};
+pub use formats::{FORMATS, Format};
 pub use order::natural_cmp;
 pub use place::{Pieces, Place};
 pub use raw::{Memory, Raw};
@@ -57,9 +58,7 @@ pub use trainer::TrainerState;
 /// Opens a checkpoint: finds its weight files, reads and checks their headers and the records
 /// beside them; no weights.
 ///
-/// `path` is a directory in the layout of Hugging Face (`model.safetensors`, or
-/// `model.safetensors.index.json` with its shards, or one `*.safetensors` of another name), or a
-/// `.safetensors` file. `config.json` and `trainer_state.json` are read from the directory, also of
+/// `path` is a file or a directory in one of the [`FORMATS`]. `config.json` and `trainer_state.json` are read from the directory, also of
 /// a file that is called `model.safetensors`. Symbolic links are followed to regular files. Needs
 /// memory of a few times the headers, which are bounded to 16 MiB each and 64 MiB together.
 ///
@@ -92,7 +91,7 @@ pub struct Manifest {
     pub path: PathBuf,
     /// Its last path component, for people.
     pub name: String,
-    /// Container format (`safetensors`).
+    /// Name of its format among the [`FORMATS`].
     pub format: &'static str,
     /// The weight files with the identity they had when their headers were read.
     pub files: Vec<SourceFile>,

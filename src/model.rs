@@ -13,6 +13,7 @@ mod check;
 mod inputs;
 mod layers;
 mod left;
+mod lora;
 mod names;
 mod pairs;
 mod recognize;

@@ -38,7 +38,7 @@ pub enum OpenError {
         /// What would be a checkpoint.
         expected: &'static str,
     },
-    /// A healthy safetensors file that holds something else than a model (an adapter, an optimiser).
+    /// A healthy file that holds something else than a model (an optimiser), or asks for more than data.
     #[error("{}: found {found}, expected the weights of the model itself", shown_path(.path))]
     NotWeights {
         /// The file or directory.

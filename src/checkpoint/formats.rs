@@ -1,5 +1,68 @@
 //! The formats that are read, in one list: what files are called, and which of them hold weights.
 
+/// A format of checkpoints, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Format {
+    /// As [`Manifest::format`](super::Manifest::format) has it.
+    pub name: &'static str,
+    /// Which files, and what of them, in Markdown.
+    pub reads: &'static str,
+    /// Who writes it.
+    pub written_by: &'static str,
+}
+
+const fn format(name: &'static str, reads: &'static str, written_by: &'static str) -> Format {
+    Format { name, reads, written_by }
+}
+
+/// The formats that are read.
+pub const FORMATS: &[Format] = &[
+    format(
+        SAFETENSORS,
+        "`model.safetensors`, shards with their index, any `.safetensors`; the ranks' `shard-*-model-*.safetensors`",
+        "transformers, Accelerate, PEFT, diffusers, PyTorch's writer for Hugging Face",
+    ),
+    format(
+        TORCH,
+        "`.pt` `.pth` `.bin` `.ckpt` `.pth.tar` of `torch.save`, the zip archive and the older format; `pytorch_model.bin` or its shards with their index; states nested under any key, strided and shared storages, either byte order",
+        "PyTorch, Lightning, nanoGPT, timm, fairseq, transformers 4, FSDP with full states",
+    ),
+    format(
+        TORCH_DCP,
+        "`.metadata` with `__r_n.distcp`, also one record a rank, and with safetensors inside; the pieces of all ranks are put together",
+        "FSDP, torchtitan, OLMo-core, Megatron `torch_dist`, Lightning",
+    ),
+    format(
+        DEEPSPEED,
+        "`global_stepN/` and what `latest` names; under ZeRO-1, 2 and 3 the flat vectors in full precision are put together; parts of model parallelism are not joined",
+        "DeepSpeed, alone or under transformers and Accelerate",
+    ),
+    format(
+        MEGATRON,
+        "`mp_rank_00/model_optim_rng.pt` of one rank of model parallelism",
+        "Megatron-LM",
+    ),
+    format(
+        "npz",
+        "`.npz`, stored or compressed, and `.npy`, either order and byte order; objects are left out",
+        "NumPy",
+    ),
+    format(
+        "gguf",
+        "`.gguf` of F32, F16, BF16, F64 and Q8_0; other types are listed",
+        "llama.cpp and its converters",
+    ),
+    format("hdf5", "`.weights.h5` and `.h5` with arrays in one piece", "Keras 3, Keras 2, h5py"),
+    format("keras", "`.keras`", "Keras 3"),
+];
+
+const SAFETENSORS: &str = "safetensors";
+const TORCH: &str = "pytorch";
+pub(super) const TORCH_DCP: &str = "torch-dcp";
+pub(super) const DEEPSPEED: &str = "deepspeed";
+pub(super) const MEGATRON: &str = "megatron";
+
 /// What holds tensors, told by a file's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Container {
@@ -140,8 +203,8 @@ impl Container {
     /// What a format is called.
     pub(super) fn format(self) -> &'static str {
         match self {
-            Self::Safetensors => "safetensors",
-            Self::Torch => "pytorch",
+            Self::Safetensors => SAFETENSORS,
+            Self::Torch => TORCH,
             Self::Npz => "npz",
             Self::Gguf => "gguf",
             Self::Hdf5 => "hdf5",

@@ -23,7 +23,7 @@ pub(super) struct Limits {
     pub(super) opcodes: usize,
     /// Containers and objects, 40 bytes each.
     pub(super) nodes: usize,
-    /// Values on the stack, in the memo and in all containers, 16 bytes each.
+    /// Values in all containers, 16 bytes each.
     pub(super) values: usize,
     /// Bytes of all texts.
     pub(super) text: usize,
@@ -36,6 +36,16 @@ impl Limits {
     /// For what says where the pieces of a distributed state lie: some forty thousand of them.
     pub(super) const PLACES: Self =
         Self { opcodes: 1 << 22, nodes: 1 << 19, values: 1 << 20, text: 8 << 20 };
+
+    /// Values on the stack, from which containers are filled a thousand at a time.
+    fn stack(self) -> usize {
+        self.values / 4
+    }
+
+    /// Values in the memo: objects, and less than half as many names.
+    fn memo(self) -> usize {
+        self.nodes.saturating_add(self.nodes / 2)
+    }
 }
 
 /// Why a pickle was not read to its end.

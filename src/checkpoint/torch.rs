@@ -158,6 +158,12 @@ pub(super) fn add_tensors(
     names: Names,
 ) -> Result<(), String> {
     let mut seen: HashMap<tensor::Elements, String> = HashMap::new();
+    let mut sorted: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
+    sorted.sort_unstable();
+    let mut neighbours = sorted.iter().zip(sorted.iter().skip(1));
+    if let Some((twice, _)) = neighbours.find(|(a, b)| a == b) {
+        return Err(format!("found tensor {} twice", super::error::shown(twice)));
+    }
     for (name, value) in names {
         match tensor::of(&saved.heap, value, &saved.storages) {
             Found::Tensor(stated) => {

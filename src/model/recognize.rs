@@ -5,14 +5,15 @@ use serde_json::Value;
 use super::inputs::Tensors;
 use super::left::with_left;
 use super::names::{Plain, are_of_flax, match_glob, plain, strip_prefixes};
-use super::{LayerGraph, Rule, build, chain};
+use super::{LayerGraph, Rule, build, chain, lora};
 use crate::checkpoint::TensorInfo;
 
 /// Recognises a model.
 ///
 /// Rules that name the configuration's `model_type` are tried first, then those whose required
 /// tensors are there, in the order given; a rule whose shapes contradict it is passed over. What no
-/// rule fits falls back to chaining matrices by shape, in natural name order.
+/// rule fits falls back to chaining matrices by shape, in natural name order. Adapters are told by
+/// their names, whatever model they belong to.
 #[must_use]
 pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule]) -> LayerGraph {
     let model_type = config.and_then(|c| c.get("model_type")).and_then(Value::as_str);
@@ -20,6 +21,9 @@ pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule])
         |rule: &Rule| model_type.is_some_and(|t| rule.model_types.iter().any(|r| r == t));
     let (first, then): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|rule| names_it(rule));
     let plain = plain_names(tensors);
+    if let Some(graph) = lora::build(&Tensors::new(tensors, &plain, &[])) {
+        return graph;
+    }
     let mut misfits = Vec::new();
     for rule in first.iter().chain(&then) {
         let listed = names_it(rule);

@@ -62,6 +62,12 @@ pub enum Role {
     /// Last MLP matrix.
     #[serde(rename = "down")]
     Down,
+    /// First matrix of an adapter, r × input.
+    #[serde(rename = "lora_a")]
+    LoraA,
+    /// Second matrix of an adapter, output × r.
+    #[serde(rename = "lora_b")]
+    LoraB,
     /// Which experts a token goes to, experts × model.
     #[serde(rename = "router")]
     Router,
@@ -139,6 +145,8 @@ impl Role {
             Self::Up => "up",
             Self::Gate => "gate",
             Self::Down => "down",
+            Self::LoraA => "lora_a",
+            Self::LoraB => "lora_b",
             Self::Router => "router",
             Self::SharedRouter => "shared_router",
             Self::MixerIn => "ssm_in",
@@ -242,6 +250,8 @@ pub enum PairName {
     EmbedQkv,
     /// Last MLP output to the output embedding.
     DownUnembed,
+    /// The two matrices of an adapter of low rank.
+    Lora,
     /// Any other two over the residual stream.
     Stream,
 }
@@ -266,6 +276,7 @@ impl PairName {
             Self::DownQkv => "down_qkv",
             Self::EmbedQkv => "embed_qkv",
             Self::DownUnembed => "down_unembed",
+            Self::Lora => "lora",
             Self::Stream => "stream",
         }
     }
@@ -284,7 +295,8 @@ impl PairName {
             | Self::UpDown
             | Self::GateDown
             | Self::SsmDt
-            | Self::Conv => "inmodule",
+            | Self::Conv
+            | Self::Lora => "inmodule",
             Self::OUp | Self::DownQkv | Self::EmbedQkv | Self::DownUnembed | Self::Stream => {
                 "stream"
             }
@@ -371,13 +383,13 @@ mod tests {
     #[test]
     fn rules_and_labels_name_roles_and_pairs_alike() {
         let roles = "embed embed_projection patch stem q k v o cross_q cross_k cross_v cross_o q_a kv_a q_rope k_rope \
-                     up gate down router shared_router ssm_in ssm_gate ssm_dt ssm_b ssm_c ssm_dt_up ssm_out conv downsample \
+                     up gate down lora_a lora_b router shared_router ssm_in ssm_gate ssm_dt ssm_b ssm_c ssm_dt_up ssm_out conv downsample \
                      linear projection unembed_projection head classifier unembed";
         for name in roles.split_whitespace() {
             let role: Role = serde_yaml::from_str(name).unwrap();
             assert_eq!(role.as_str(), name);
         }
-        let pairs = "chain v_o q_k cross_v_o cross_q_k q_a_q_b kv_a_kv_b up_down gate_down ssm_dt conv o_up \
+        let pairs = "chain v_o q_k cross_v_o cross_q_k q_a_q_b kv_a_kv_b up_down gate_down ssm_dt conv lora o_up \
                      down_qkv embed_qkv down_unembed stream";
         for name in pairs.split_whitespace() {
             let pair: PairName = serde_yaml::from_str(name).unwrap();

@@ -25,5 +25,6 @@ mod rules;
 mod serve;
 mod support;
 mod tidy;
+mod torch_hostile;
 mod truth;
 mod watch_dirs;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::super::error::{OpenError, shown};
-use super::super::formats::{ADAPTER, Container, WHOLE, not_weights};
+use super::super::formats::{
+    ADAPTER, Container, DEEPSPEED, MEGATRON, TORCH_DCP, WHOLE, not_weights,
+};
 use super::super::shards::add_shards;
 use super::super::step::shard_of;
 use super::super::{Manifest, dcp, deepspeed, foreign, source, torch};
@@ -46,7 +48,7 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
         return dcp::safetensors::add(manifest, path, &names);
     }
     if dcp::is_there(&names) {
-        manifest.format = "torch-dcp";
+        manifest.format = TORCH_DCP;
         return dcp::add(manifest, path, &names);
     }
     for below in dcp::BELOW.iter().filter(|below| names.contains(below)) {
@@ -54,13 +56,13 @@ pub(super) fn add(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError>
         let listed = source::list(&path).map_err(|error| OpenError::inside(&path, error))?;
         let names: Vec<&str> = listed.iter().filter_map(|name| name.to_str()).collect();
         if dcp::is_there(&names) {
-            manifest.format = "torch-dcp";
+            manifest.format = TORCH_DCP;
             return dcp::add(manifest, &path, &names);
         }
     }
     if let Some((path, names)) = deepspeed_save(path, &names)? {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        manifest.format = "deepspeed";
+        manifest.format = DEEPSPEED;
         return deepspeed::add(manifest, &path, &names);
     }
     if names.iter().any(|name| name.starts_with("mp_rank_")) {
@@ -105,7 +107,7 @@ fn megatron(manifest: &mut Manifest, path: &Path, names: &[&str]) -> Result<(), 
             format!("tensors cut over {n} ranks of model parallelism, which are not joined");
         return Err(OpenError::NotWeights { path: path.to_owned(), found });
     };
-    manifest.format = "megatron";
+    manifest.format = MEGATRON;
     torch::add(manifest, &path.join(rank).join("model_optim_rng.pt")).map_err(|error| match error {
         OpenError::Vanished { path } => {
             let what = "found no such file, expected the state of the rank".to_owned();

@@ -41,7 +41,9 @@ pub(super) fn add_container(
         }
         Container::Torch => {
             torch::add(manifest, path)?;
-            let is_matrix = |tensor: &TensorInfo| tensor.dtype.is_float() && tensor.shape.len() > 1;
+            let is_matrix = |tensor: &TensorInfo| {
+                tensor.dtype.is_float() && tensor.shape.len() > 1 && tensor.n_bytes > 0
+            };
             // Anything can be saved this way; what has no matrix is not what is looked for.
             if manifest.tensors.iter().any(is_matrix) {
                 return Ok(());

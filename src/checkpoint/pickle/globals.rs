@@ -159,9 +159,12 @@ const GLOBALS: &[(&str, &str, Kind)] = &[
     ("torch.distributed.checkpoint.planner", "TensorWriteData", Inert),
     ("torch.distributed.checkpoint.planner", "WriteItem", Inert),
     ("torch.distributed.checkpoint.planner", "WriteItemType", Inert),
+    ("torch.distributed.checkpoint.planner", "BytesIOWriteData", Inert),
     ("torch.distributed.checkpoint._extension", "StreamTransformExtension", Inert),
     ("torch.distributed.checkpoint.hf_storage", "_HFStorageInfo", StorageInfo),
     ("torch.distributed.checkpoint._hf_utils", "_HFStorageInfo", StorageInfo),
+    ("olmo_core.distributed.checkpoint.filesystem", "_StorageInfo", StorageInfo),
+    ("olmo_core.distributed.checkpoint.filesystem", "_StoragePrefix", Inert),
     ("torch.distributed._tensor.placement_types", "TensorMeta", Inert),
     // What trainers keep beside the weights.
     ("argparse", "Namespace", Inert),

@@ -76,6 +76,8 @@ impl<'a> Input<'a> {
             return Ok(());
         };
         let mut n_left = usize::try_from(n).unwrap_or(usize::MAX);
+        // They are there, and whoever asks for them has a bound.
+        into.reserve(n_left);
         while n_left > 0 {
             if self.at >= self.block.len() {
                 self.refill()?;

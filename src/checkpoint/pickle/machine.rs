@@ -77,7 +77,7 @@ impl Machine {
             Opcode::Frame => input.bytes::<8>().map(drop),
             Opcode::Stop => Ok(()),
             Opcode::Mark => {
-                self.bounded(self.marks.len())?;
+                Self::bounded(self.marks.len(), self.limits.stack())?;
                 self.marks.push(self.stack.len());
                 Ok(())
             }
@@ -117,17 +117,17 @@ impl Machine {
         }
     }
 
-    /// One more than `n` must be within the bound of values.
-    fn bounded(&self, n: usize) -> Done {
-        if n >= self.limits.values {
-            let text = format!("found more than {} values, expected fewer", self.limits.values);
+    /// One more than `n` must be within the bound.
+    fn bounded(n: usize, bound: usize) -> Done {
+        if n >= bound {
+            let text = format!("found more than {bound} values, expected fewer");
             return Err(PickleError::Refused(text));
         }
         Ok(())
     }
 
     fn push(&mut self, value: Value) -> Done {
-        self.bounded(self.stack.len())?;
+        Self::bounded(self.stack.len(), self.limits.stack())?;
         self.stack.push(value);
         Ok(())
     }
@@ -204,7 +204,7 @@ impl Machine {
             let value = self.memo.get(at).copied().ok_or_else(malformed)?;
             return self.push(value);
         }
-        self.bounded(at)?;
+        Self::bounded(at, self.limits.memo())?;
         let top = *self.stack.last().ok_or_else(malformed)?;
         if at >= self.memo.len() {
             self.memo.resize(at.saturating_add(1), Value::None);
@@ -274,7 +274,7 @@ impl Machine {
     /// Counts values that go into containers.
     fn keep(&mut self, n: usize) -> Done {
         self.n_kept = self.n_kept.saturating_add(n);
-        self.bounded(self.n_kept)
+        Self::bounded(self.n_kept, self.limits.values)
     }
 
     fn container(&mut self, opcode: Opcode) -> Done {
@@ -348,7 +348,10 @@ impl Machine {
         self.keep(items.len())?;
         let Some(Value::Node(NodeId(at))) = self.stack.last() else { return Err(malformed()) };
         match self.heap.nodes.get_mut(*at as usize) {
+            // Most are filled in one go: then without room for more.
+            Some(Node::List(list)) if list.is_empty() => *list = items,
             Some(Node::List(list)) => list.extend(items),
+            Some(Node::Dict(dict)) if dict.is_empty() => *dict = pairs(&items)?,
             Some(Node::Dict(dict)) => dict.extend(pairs(&items)?),
             // Items of a set or of an object of a class of its own are of no interest.
             Some(Node::Set | Node::Object { .. }) => {}

@@ -1,5 +1,7 @@
 //! Which part of what was saved is the model's weights.
 
+use std::collections::HashSet;
+
 use super::Saved;
 use super::tensor::{self, Found};
 use crate::checkpoint::formats::{Says, WEIGHTS, says};
@@ -11,6 +13,9 @@ const MAX_DEPTH: usize = 24;
 const MAX_VISITS: usize = 1 << 20;
 /// Bytes of a name that is put together.
 const MAX_NAME: usize = 1024;
+/// Names, and bytes of all of them: one container under many keys makes many of few.
+const MAX_NAMES: usize = 1 << 17;
+const MAX_NAMES_BYTES: usize = 8 << 20;
 
 /// Names in the order of the state, with what they name.
 pub(in crate::checkpoint) type Names = Vec<(String, Value)>;
@@ -31,11 +36,17 @@ pub(super) struct Weights {
 /// What is there instead.
 pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
     let heap = &saved.heap;
-    let mut walk = Walk { saved, n_left: MAX_VISITS };
+    let mut walk = Walk { saved, n_left: MAX_VISITS, n_bytes_left: MAX_NAMES_BYTES };
     let mut root = saved.root;
     let mut found = Weights::default();
     if !matches!(tensor::of(heap, root, &saved.storages), Found::NoTensor) {
         return Err("a single tensor, not a state of a model".to_owned());
+    }
+    if heap.dict(root).is_none() {
+        return Err("no state of a model: it names nothing".to_owned());
+    }
+    if heap.get(root, "param_groups").is_some() && heap.get(root, "state").is_some() {
+        return Err("the state of an optimiser".to_owned());
     }
     // Down to where tensors stand, along the keys that trainers use.
     for _ in 0..MAX_DEPTH {
@@ -68,6 +79,9 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
     if walk.n_left == 0 {
         return Err("a state of more than 2^20 values".to_owned());
     }
+    if walk.n_bytes_left == 0 || found.tensors.len() >= MAX_NAMES {
+        return Err("a state of more than 2^17 tensors or 8 MiB of names".to_owned());
+    }
     if found.tensors.is_empty() {
         return Err("no state of a model: it names no tensors".to_owned());
     }
@@ -85,6 +99,7 @@ pub(super) fn key_text(heap: &Heap, key: Value) -> String {
 struct Walk<'a> {
     saved: &'a Saved,
     n_left: usize,
+    n_bytes_left: usize,
 }
 
 impl Walk<'_> {
@@ -92,12 +107,19 @@ impl Walk<'_> {
         !matches!(tensor::of(&self.saved.heap, value, &self.saved.storages), Found::NoTensor)
     }
 
-    /// The items of a container, lists by number; bounded over all calls.
+    /// The items of a container, lists by number; of one name the last. Bounded over all calls.
     fn items(&mut self, value: Value) -> Vec<(String, Value)> {
         let heap = &self.saved.heap;
         let items: Vec<(String, Value)> = match heap.node(value) {
             Some(Node::Dict(items)) => {
-                items.iter().map(|(key, value)| (key_text(heap, *key), *value)).collect()
+                let is_name = |key: Value| matches!(key, Value::Int(_) | Value::Text(_));
+                let named = items.iter().filter(|(key, _)| is_name(*key));
+                let named = named.map(|(key, value)| (key_text(heap, *key), *value));
+                let mut seen = HashSet::new();
+                let mut last: Vec<(String, Value)> =
+                    named.rev().filter(|(key, _)| seen.insert(key.clone())).collect();
+                last.reverse();
+                last
             }
             Some(Node::List(items) | Node::Tuple(items)) => {
                 let is_container = |value: &Value| matches!(value, Value::Node(_));
@@ -135,7 +157,11 @@ impl Walk<'_> {
         passed: &mut Vec<(String, usize)>,
     ) {
         if self.is_tensor(value) {
+            self.n_bytes_left = self.n_bytes_left.saturating_sub(name.len());
             tensors.push((name, value));
+            return;
+        }
+        if self.n_bytes_left == 0 || tensors.len() >= MAX_NAMES {
             return;
         }
         if depth >= MAX_DEPTH || self.n_left == 0 || name.len() > MAX_NAME {

@@ -3,6 +3,14 @@
 /// Formats, types, ways to a spectrum, pairs and their kinds and laws, projections.
 const WORDS: &[&str] = &[
     "safetensors",
+    "pytorch",
+    "torch-dcp",
+    "deepspeed",
+    "megatron",
+    "npz",
+    "gguf",
+    "hdf5",
+    "keras",
     "F64",
     "F32",
     "F16",
@@ -24,6 +32,7 @@ const WORDS: &[&str] = &[
     "gate_down",
     "ssm_dt",
     "conv",
+    "lora",
     "o_up",
     "down_qkv",
     "embed_qkv",

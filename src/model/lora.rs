@@ -1,0 +1,135 @@
+//! Adapters of low rank (`LoRA`): every module's A writes r dimensions that its B reads.
+//!
+//! `B·A` is all that the model sees of the two, so that `B → B·g⁻¹`, `A → g·A` changes nothing and
+//! `BᵀB − AAᵀ` is conserved whole without weight decay, as between linear layers.
+
+use std::collections::BTreeMap;
+
+use super::inputs::{Named, Tensors};
+use super::left::with_left;
+use super::{Between, LayerGraph, Left, Matrix, Operand, Pair, PairName, Role, Storage, View};
+use crate::checkpoint::natural_cmp;
+
+/// What stands in the name of a module's A and of its B; embeddings keep theirs without `.weight`.
+const NAMES: [(&str, &str); 2] =
+    [(".lora_A.", ".lora_B."), (".lora_embedding_A", ".lora_embedding_B")];
+
+/// The graph of an adapter; none where no name is that of one.
+pub(super) fn build(tensors: &Tensors<'_>) -> Option<LayerGraph> {
+    let modules: Vec<(&Named<'_>, &Named<'_>)> =
+        tensors.all.iter().filter_map(|a| Some((a, partner(tensors, a)?))).collect();
+    if modules.is_empty() {
+        return None;
+    }
+    let mut graph = LayerGraph {
+        architecture: "lora".into(),
+        because: "adapters of low rank, by their tensor names".into(),
+        matrices: Vec::new(),
+        pairs: Vec::new(),
+        heads: Vec::new(),
+        head_layout: None,
+        skipped: Vec::new(),
+    };
+    let mut by_layer: BTreeMap<Option<usize>, Vec<(Matrix, Matrix)>> = BTreeMap::new();
+    for (a, b) in modules {
+        let layer = layer(a.bare);
+        let both = matrix(a, Role::LoraA, layer).zip(matrix(b, Role::LoraB, layer));
+        let Some((a, b)) = both.filter(|(a, b)| a.view.n_rows() == b.view.n_cols()) else {
+            let reason = format!("no pair with {}: their shapes do not fit", b.info.name);
+            graph.skipped.push(Left { name: a.info.name.clone(), reason });
+            continue;
+        };
+        by_layer.entry(layer).or_default().push((a, b));
+    }
+    for (layer, modules) in by_layer {
+        for (a, b) in modules {
+            let mut pair =
+                Pair::new(PairName::Lora, Operand::whole(&a), Operand::whole(&b), Between::Nothing);
+            pair.layer = layer;
+            graph.pairs.push(pair);
+            graph.matrices.extend([a, b]);
+        }
+    }
+    graph.skipped.sort_by(|a, b| natural_cmp(&a.name, &b.name));
+    Some(with_left(graph, tensors, &[], Vec::new()))
+}
+
+/// The B of a module whose A this is.
+fn partner<'t>(tensors: &'t Tensors<'_>, a: &Named<'_>) -> Option<&'t Named<'t>> {
+    let name = NAMES
+        .iter()
+        .find_map(|(of_a, of_b)| a.bare.contains(of_a).then(|| a.bare.replace(of_a, of_b)))?;
+    tensors.all.iter().find(|tensor| tensor.bare == name)
+}
+
+/// The first number between dots: the depth of the module in the model.
+fn layer(name: &str) -> Option<usize> {
+    let is_number =
+        |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    name.split('.').find(is_number).filter(|part| part.len() <= 6)?.parse().ok()
+}
+
+fn matrix(tensor: &Named<'_>, role: Role, layer: Option<usize>) -> Option<Matrix> {
+    let folded = tensor.fold(Storage::OutIn)?;
+    let name = tensor.info.name.clone();
+    let view = View {
+        tensor: name.clone(),
+        layout: folded.layout,
+        lead: folded.lead,
+        rows: vec![(0..folded.out).into()],
+        cols: vec![(0..folded.cols).into()],
+    };
+    Some(Matrix { name, layer, stack: None, expert: None, role, view })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recognize;
+    use super::*;
+    use crate::checkpoint::{Dtype, Place, TensorInfo};
+    use crate::model::Law;
+
+    fn graph(shapes: &[(&str, &[usize])]) -> LayerGraph {
+        let info = |(name, shape): &(&str, &[usize])| TensorInfo {
+            name: (*name).to_owned(),
+            dtype: Dtype::F32,
+            shape: shape.to_vec(),
+            place: Place::default(),
+            n_bytes: 4 * shape.iter().product::<usize>() as u64,
+        };
+        recognize(&shapes.iter().map(info).collect::<Vec<_>>(), None, &[])
+    }
+
+    #[test]
+    fn every_module_is_a_pair_of_its_layer() {
+        let graph = graph(&[
+            ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", &[4, 16]),
+            ("base_model.model.model.layers.0.mlp.up_proj.lora_B.weight", &[24, 4]),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", &[4, 16]),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight", &[16, 4]),
+            ("base_model.model.model.layers.1.mlp.up_proj.lora_A.weight", &[2, 16]),
+            ("base_model.model.model.layers.1.mlp.up_proj.lora_B.weight", &[24, 2]),
+            ("base_model.model.model.layers.1.mlp.up_proj.lora_magnitude_vector", &[24]),
+            ("base_model.model.model.embed_tokens.lora_embedding_A", &[4, 24]),
+            ("base_model.model.model.embed_tokens.lora_embedding_B", &[16, 4]),
+        ]);
+        assert_eq!((graph.architecture.as_str(), graph.matrices.len()), ("lora", 8));
+        let pairs: Vec<_> = graph.pairs.iter().map(|p| (p.name.as_str(), p.layer, p.dim)).collect();
+        let layers = [(None, 4), (Some(0), 4), (Some(0), 4), (Some(1), 2)];
+        assert_eq!(pairs, layers.map(|(layer, dim)| ("lora", layer, dim)));
+        assert!(graph.pairs.iter().all(|p| p.law == Law::Full && p.name.kind() == "inmodule"));
+        assert_eq!(graph.skipped.len(), 1, "{:?}", graph.skipped);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told() {
+        let graph = graph(&[("l.0.lora_A.weight", &[4, 16]), ("l.0.lora_B.weight", &[24, 3])]);
+        assert!(graph.pairs.is_empty() && graph.matrices.is_empty());
+        assert!(graph.skipped.iter().any(|left| left.reason.contains("do not fit")));
+    }
+
+    #[test]
+    fn an_a_alone_is_no_adapter() {
+        assert_eq!(graph(&[("l.0.lora_A.weight", &[4, 16])]).architecture, "chain");
+    }
+}
