@@ -1,7 +1,8 @@
 //! HDF5 as far as weights need it: groups, and arrays in one piece, whose elements are then read like
 //! those of any other file.
 //!
-//! A reader of our own, since no crate says where elements lie and keeps to bounds on hostile bytes.
+//! A reader of our own, since no crate says where elements lie and keeps to bounds: of hdf5-reader
+//! 0.12, one changed byte of a file of 34 KB cost 15 GB and 23 s.
 //! What is written in other ways (chunks, filters, groups of very many names in the newer form) is
 //! left out with the reason.
 
@@ -40,7 +41,9 @@ pub(super) fn read(fill: &mut Fill<'_>, start: u64, size: u64) -> Result<Content
     while let Some((path, at, depth)) = left.pop() {
         n_objects = n_objects.saturating_add(1);
         if n_objects > MAX_OBJECTS || depth > MAX_DEPTH {
-            let text = format!("found more than {MAX_OBJECTS} objects or {MAX_DEPTH} levels");
+            let text = format!(
+                "found more than {MAX_OBJECTS} objects or {MAX_DEPTH} levels, expected fewer"
+            );
             return Err(malformed(text));
         }
         if let Some(first) = walk.arrays.get(&at) {

@@ -95,3 +95,60 @@ impl Inflater {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::DeflateEncoder;
+
+    use super::*;
+
+    /// Bytes that shrink a little, and their stream behind three others.
+    fn stream() -> (Vec<u8>, Vec<u8>) {
+        let byte = |i: u32| i.wrapping_mul(i).wrapping_mul(2_654_435_761).to_be_bytes()[0] & 0x7f;
+        let plain: Vec<u8> = (0..300_000_u32).map(byte).collect();
+        let mut encoder = DeflateEncoder::new(vec![9, 9, 9], Compression::fast());
+        encoder.write_all(&plain).unwrap();
+        (plain, encoder.finish().unwrap())
+    }
+
+    #[test]
+    fn any_place_in_any_order_is_what_went_in() {
+        let (plain, stored) = stream();
+        let n_stored = stored.len() as u64 - 3;
+        assert!(n_stored > 2 * BLOCK, "several blocks");
+        let mut inflater = Inflater::new(3, n_stored);
+        let mut fill = |at: u64, buf: &mut [u8]| -> Result<(), ()> {
+            let at = usize::try_from(at).unwrap();
+            buf.copy_from_slice(&stored[at..at + buf.len()]);
+            Ok(())
+        };
+        for (at, n) in [(0, 10), (10, 1), (200_000, 70_000), (5, 100_000), (299_999, 1), (7, 0)] {
+            let mut found = vec![0; n];
+            inflater.read(&mut fill, at as u64, &mut found).unwrap();
+            assert!(found == plain[at..at + n], "{n} bytes at {at}");
+        }
+        let mut beyond = [0; 2];
+        let result = inflater.read(&mut fill, 299_999, &mut beyond);
+        assert!(matches!(result, Err(InflateError::Broken)), "{result:?}");
+    }
+
+    #[test]
+    fn what_is_no_stream_ends() {
+        for stored in [vec![0xff; 100], vec![], stream().1[3..1000].to_vec()] {
+            let mut inflater = Inflater::new(0, stored.len() as u64);
+            let mut fill = |at: u64, buf: &mut [u8]| -> Result<(), ()> {
+                let at = usize::try_from(at).unwrap();
+                buf.copy_from_slice(&stored[at..at + buf.len()]);
+                Ok(())
+            };
+            let result = inflater.read(&mut fill, 0, &mut vec![0; 100_000]);
+            assert!(matches!(result, Err(InflateError::Broken)), "{result:?}");
+        }
+        let mut fail = |_: u64, _: &mut [u8]| Err("gone");
+        let result = Inflater::new(0, 10).read(&mut fail, 0, &mut [0; 10]);
+        assert!(matches!(result, Err(InflateError::Source("gone"))), "{result:?}");
+    }
+}

@@ -22,9 +22,14 @@ const CONFIG: &str = "config.json";
 const MAX_CONFIG: u64 = 4 << 20;
 
 /// Layers by the names that the saver makes of their classes, and their variables in order.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("dense", &["kernel", "bias"]),
     ("einsum_dense", &["kernel", "bias"]),
+    // Parts of MultiHeadAttention.
+    ("query_dense", &["kernel", "bias"]),
+    ("key_dense", &["kernel", "bias"]),
+    ("value_dense", &["kernel", "bias"]),
+    ("output_dense", &["kernel", "bias"]),
     ("conv1d", &["kernel", "bias"]),
     ("conv2d", &["kernel", "bias"]),
     ("conv3d", &["kernel", "bias"]),
@@ -194,6 +199,7 @@ mod tests {
         check("layers/dense", &[&[3, 4], &[3]], None);
         check("layers/dense", &[&[3, 4], &[4], &[4]], None);
         check("encoder/fc1", &[&[3, 4], &[4]], kernel);
+        check("multi_head_attention/query_dense", &[&[8, 2, 4], &[2, 4]], kernel);
         check("encoder/fc1", &[&[3, 4]], None);
         check("table", &[&[3, 4], &[3]], None);
         check("layers/embedding_1", &[&[3, 4]], Some(&["embeddings"]));

@@ -35,10 +35,15 @@ impl<'a, 'b> Bytes<'a, 'b> {
                 self.size
             )));
         }
-        let too_much = || malformed(format!("found {what} of {n} bytes, expected fewer in all"));
-        self.n_left = self.n_left.checked_sub(n).ok_or_else(too_much)?;
-        self.n_blocks_left = self.n_blocks_left.checked_sub(1).ok_or_else(too_much)?;
-        let n = usize::try_from(n).ok().filter(|_| n <= MAX_BLOCK).ok_or_else(too_much)?;
+        let n_left = self.n_left.checked_sub(n).zip(self.n_blocks_left.checked_sub(1));
+        (self.n_left, self.n_blocks_left) = n_left.ok_or_else(|| {
+            malformed(format!(
+                "found more than {MAX_BLOCKS} structures or {MAX_READ} bytes of them, expected fewer"
+            ))
+        })?;
+        let too_large =
+            || malformed(format!("found {what} of {n} bytes, expected at most {MAX_BLOCK}"));
+        let n = usize::try_from(n).ok().filter(|_| n <= MAX_BLOCK).ok_or_else(too_large)?;
         let mut bytes = vec![0; n];
         (self.fill)(self.start.saturating_add(at), &mut bytes)?;
         Ok(bytes)
