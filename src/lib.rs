@@ -6,15 +6,16 @@
 //!
 //! | floor | room | what it is |
 //! |---|---|---|
-//! | 6 | [`daemon`] | scan loop, run table, CPU worker, HTTP (the only async code), demo |
-//! | 5 | [`config`] | YAML to checked `Settings` and architecture rules (the only reading of user input) |
-//! | 4 | [`metrics`] | `CATALOG` of families, exposition (text 0.0.4, OpenMetrics, gzip) |
-//! | 3 | [`history`] | the saves of a run together: which of them are unusual (pure), and all of them in SQLite |
-//! | 2 | [`diagnostics`] | a checkpoint and its layer graph to a `Report` |
-//! | 1 | [`model`] | names, shapes and rules to a `LayerGraph` |
-//! | 0 | [`checkpoint`] | bytes to named tensors, by positioned reads |
+//! | 7 | [`daemon`] | scan loop, run table, CPU worker, HTTP (the only async code), demo |
+//! | 6 | [`config`] | YAML to checked `Settings` and architecture rules (the only reading of user input) |
+//! | 5 | [`metrics`] | `CATALOG` of families, exposition (text 0.0.4, OpenMetrics, gzip) |
+//! | 4 | [`history`] | the saves of a run together: which of them are unusual (pure), and all of them in SQLite |
+//! | 3 | [`diagnostics`] | a checkpoint and its layer graph to a `Report` |
+//! | 2 | [`model`] | names, shapes and rules to a `LayerGraph` |
+//! | 1 | [`checkpoint`] | bytes to named tensors, by positioned reads |
+//! | 1 | [`watch`] | events and scans to settled saves; no parsing |
 //! | 0 | [`linalg`] | what is measured of matrices; pure |
-//! | 0 | [`watch`] | events and scans to settled saves; no parsing |
+//! | 0 | [`remote`] | objects of S3 and its kin: lists, versions, ranges |
 //!
 //! # The data's way
 //! event → `Settler` → `SettledSave` → `Manifest` → `LayerGraph` → worker: tensor → f32 matrix →
@@ -40,4 +41,5 @@ pub mod history;
 pub mod linalg;
 pub mod metrics;
 pub mod model;
+pub mod remote;
 pub mod watch;

@@ -29,6 +29,7 @@
 //! ```
 
 mod events;
+mod ground;
 mod hint;
 mod inbox;
 mod names;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::coded::Decoder;
 use super::error::ReadError;
-use super::place::{Piece, Pieces, extent};
+use super::place::{Coding, Piece, Pieces, extent};
 use super::stretches::Stretches;
 
 /// Bytes of one read; also the most that is read over to get at what is wanted.
@@ -93,10 +93,24 @@ impl Gather<'_, '_> {
     fn region(&mut self, region: &Region, into: &mut [u8]) -> Result<(), ReadError> {
         for piece in self.pieces.pieces() {
             if let Some(common) = region.common(&piece.corner, &piece.size) {
+                self.announce(piece, &common);
                 self.part(piece, &common, region, into)?;
             }
         }
         Ok(())
+    }
+
+    /// Says which part of the file will be read, if little beside the box lies in it.
+    fn announce(&mut self, piece: &Piece, part: &Region) {
+        let n_spanned = extent(&part.size, &piece.strides);
+        let is_plain = matches!(piece.stored.coding, Coding::Little | Coding::Big);
+        if is_plain && n_spanned <= (part.n_elements() as u64).saturating_mul(2) {
+            let width = self.width as u64;
+            let start = (first(piece, part) as u64).saturating_mul(width);
+            let start = start.saturating_add(piece.stored.offset);
+            let end = start.saturating_add(n_spanned.saturating_mul(width));
+            self.stretches.expect_reads(piece.stored.file, start..end);
+        }
     }
 
     /// Reads a box of a piece in one go if that reads little beside it, else its halves along the
@@ -134,10 +148,7 @@ impl Gather<'_, '_> {
     ) -> Result<(), ReadError> {
         let n_spanned = usize::try_from(extent(&part.size, &piece.strides)).unwrap_or(0);
         let mut bytes = vec![0; n_spanned.saturating_mul(self.width)];
-        let inner = part.corner.iter().zip(&piece.corner).map(|(a, b)| a.saturating_sub(*b));
-        let first = inner
-            .zip(&piece.strides)
-            .fold(0, |sum: usize, (at, stride)| sum.saturating_add(at.saturating_mul(*stride)));
+        let first = first(piece, part);
         self.decoder.read(self.stretches, piece.stored, (first, self.width), &mut bytes)?;
         let from: Vec<usize> = piece.strides.to_vec();
         let to = super::place::row_major(&region.size);
@@ -148,6 +159,14 @@ impl Gather<'_, '_> {
         scatter(&part.size, (&bytes, &from, 0), (into, &to, at), self.width);
         Ok(())
     }
+}
+
+/// Number of a box's first element among those stored.
+fn first(piece: &Piece, part: &Region) -> usize {
+    let inner = part.corner.iter().zip(&piece.corner).map(|(a, b)| a.saturating_sub(*b));
+    inner
+        .zip(&piece.strides)
+        .fold(0, |sum: usize, (at, stride)| sum.saturating_add(at.saturating_mul(*stride)))
 }
 
 /// Copies a box of elements between two orders; the last dimension in one loop.

@@ -16,9 +16,9 @@ use super::{Manifest, SourceFile, natural_cmp};
 pub(super) fn open(path: &Path) -> Result<Manifest, OpenError> {
     let mut manifest =
         Manifest { path: path.to_owned(), name: name_of(path), ..Manifest::default() };
-    let metadata =
-        std::fs::metadata(path).map_err(|error| OpenError::at_top(path, error.into()))?;
-    let (step_name, directory, speaks_for_directory) = if metadata.is_dir() {
+    let is_directory =
+        source::is_directory(path).map_err(|error| OpenError::at_top(path, error))?;
+    let (step_name, directory, speaks_for_directory) = if is_directory {
         directory::add(&mut manifest, path)?;
         (manifest.name.clone(), path.to_owned(), true)
     } else {

@@ -144,6 +144,7 @@ impl Reader<'_> {
                 // Whole elements, also of a stretch that ends in the middle of one.
                 let n_stretch = usize::try_from(self.stretch.n_bytes & !7).unwrap_or(CHUNK);
                 let n_most = n_stretch.clamp(8, CHUNK);
+                stretches.expect_reads(*file, at..at.saturating_add(n_left as u64));
                 let mut chunk = vec![0; n_left.min(n_most)];
                 while n_left > 0 {
                     let piece = chunk.get_mut(..n_left.min(n_most)).unwrap_or_default();

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::remote::{self, Object, RemoteError};
 
 /// A descriptor that an NFS server no longer knows is asked for again by path this often.
 const MAX_STALE_TRIES: u32 = 3;
@@ -53,6 +56,22 @@ impl Identity {
     }
 }
 
+impl From<remote::Stat> for Identity {
+    /// An object has no device and no inode; what tells its versions apart stands for the latter.
+    fn from(stat: remote::Stat) -> Self {
+        let mtime_ns = i128::from(stat.modified).saturating_mul(1_000_000_000);
+        Self { dev: 0, ino: stat.tag, size: stat.size, mtime_ns, ctime_ns: mtime_ns }
+    }
+}
+
+impl Identity {
+    /// Of an object, as it was found.
+    fn stat(&self) -> remote::Stat {
+        let modified = i64::try_from(self.mtime_ns.div_euclid(1_000_000_000)).unwrap_or(0);
+        remote::Stat { size: self.size, modified, tag: self.ino }
+    }
+}
+
 /// Why bytes could not be had.
 #[derive(Debug)]
 pub(super) enum SourceError {
@@ -76,6 +95,24 @@ impl From<io::Error> for SourceError {
     }
 }
 
+impl From<RemoteError> for SourceError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Missing => Self::Gone,
+            RemoteError::Changed => Self::Changed,
+            RemoteError::Refused(error) => Self::Io(error),
+        }
+    }
+}
+
+/// Whether the path leads to a directory, or in an object store to what stands for one.
+pub(super) fn is_directory(path: &Path) -> Result<bool, SourceError> {
+    if remote::is_remote(path) {
+        return Ok(remote::kind(path)? == remote::Kind::Prefix);
+    }
+    Ok(std::fs::metadata(path)?.is_dir())
+}
+
 /// How much may be read, and for how long, before the descriptor is given up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stretch {
@@ -91,6 +128,9 @@ impl Default for Stretch {
 
 /// The identity of what the path leads to now.
 pub(super) fn look(path: &Path) -> Result<Identity, SourceError> {
+    if remote::is_remote(path) {
+        return Ok(remote::head(path)?.into());
+    }
     Ok(Identity::of(&regular(std::fs::metadata(path)?)?))
 }
 
@@ -124,20 +164,54 @@ fn regular(metadata: Metadata) -> Result<Metadata, SourceError> {
 #[derive(Debug)]
 pub(super) struct OpenFile<'a> {
     path: &'a Path,
-    file: File,
+    file: Handle,
     pub(super) identity: Identity,
     uncached: bool,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Disk(File),
+    /// Nothing is open, and whatever is read is of one version.
+    Object(Object),
 }
 
 impl<'a> OpenFile<'a> {
     /// Opens a regular file, through symbolic links too (the caches of the HF hub are made of them).
     pub(super) fn open(path: &'a Path) -> Result<Self, SourceError> {
+        if remote::is_remote(path) {
+            let object = Object::open(path)?;
+            let identity = object.stat().into();
+            return Ok(Self { path, file: Handle::Object(object), identity, uncached: false });
+        }
         // Asked before opening, because opening alone can rewind a tape; and again after it,
         // because the path can lead elsewhere by then. Without O_NONBLOCK a pipe would wait.
         regular(std::fs::metadata(path)?)?;
         let file = File::from(open_quietly(path, OFlags::NONBLOCK)?);
         let identity = Identity::of(&regular(file.metadata()?)?);
-        Ok(Self { path, file, identity, uncached: true })
+        Ok(Self { path, file: Handle::Disk(file), identity, uncached: true })
+    }
+
+    /// Opens the file that was seen before, as it was.
+    pub(super) fn open_known(path: &'a Path, identity: &Identity) -> Result<Self, SourceError> {
+        if remote::is_remote(path) {
+            let file = Handle::Object(Object::of(path, identity.stat()));
+            return Ok(Self { path, file, identity: *identity, uncached: false });
+        }
+        let file = Self::open(path)?;
+        if file.identity == *identity { Ok(file) } else { Err(SourceError::Changed) }
+    }
+
+    /// Whether nothing is held open, so that there is no reason to close it.
+    pub(super) fn holds_nothing(&self) -> bool {
+        matches!(self.file, Handle::Object(_))
+    }
+
+    /// Says that this range will be read in order.
+    pub(super) fn expect_reads(&mut self, range: Range<u64>) {
+        if let Handle::Object(object) = &mut self.file {
+            object.expect(range);
+        }
     }
 
     /// Fills the buffer from that place; an end before that means that the file has shrunk.
@@ -146,6 +220,9 @@ impl<'a> OpenFile<'a> {
         mut buf: &mut [u8],
         mut at: u64,
     ) -> Result<(), SourceError> {
+        if let Handle::Object(object) = &mut self.file {
+            return Ok(object.read_exact_at(buf, at)?);
+        }
         while !buf.is_empty() {
             let n_read = match self.read_at(buf, at) {
                 Ok(0) => return Err(SourceError::Changed),
@@ -160,21 +237,23 @@ impl<'a> OpenFile<'a> {
     }
 
     fn read_at(&mut self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let Handle::Disk(file) = &self.file else { return Ok(0) };
         // Where the kernel or the file system cannot read past the cache, the pages stay: dropping
         // them by POSIX_FADV_DONTNEED could drop those that the trainer had brought in.
         if self.uncached {
-            match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(buf)], at, DONTCACHE) {
+            match rustix::io::preadv2(file, &mut [IoSliceMut::new(buf)], at, DONTCACHE) {
                 Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.uncached = false,
                 result => return Ok(result?),
             }
         }
-        self.file.read_at(buf, at)
+        file.read_at(buf, at)
     }
 
     /// Ends the stretch: both the open file and the path must still be what they were.
     pub(super) fn close(self) -> Result<(), SourceError> {
+        let Handle::Disk(file) = &self.file else { return Ok(()) };
         expect(self.path, &self.identity)?;
-        let now = Identity::of(&self.file.metadata()?);
+        let now = Identity::of(&file.metadata()?);
         if now == self.identity { Ok(()) } else { Err(SourceError::Changed) }
     }
 }
@@ -229,6 +308,10 @@ fn read_whole_once(path: &Path, cap: u64) -> Result<(Option<Vec<u8>>, Identity),
 
 /// The names in a directory, at most [`MAX_DIR_ENTRIES`], in byte order.
 pub(super) fn list(path: &Path) -> Result<Vec<OsString>, SourceError> {
+    if remote::is_remote(path) {
+        let entries = remote::list(path, MAX_DIR_ENTRIES)?;
+        return Ok(entries.into_iter().map(|entry| entry.name.into()).collect());
+    }
     let dir = open_quietly(path, OFlags::DIRECTORY)?;
     let mut names = Vec::new();
     for entry in Dir::new(dir).map_err(io::Error::from)?.take(MAX_DIR_ENTRIES) {

@@ -1,5 +1,6 @@
 //! Reads from several files, one descriptor at a time and none for long.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -14,6 +15,8 @@ pub(super) struct Stretches<'a> {
     files: &'a [SourceFile],
     stretch: Stretch,
     open: Option<Open<'a>>,
+    /// What will be read in order, of which file.
+    ahead: (usize, Range<u64>),
     n_read: u64,
     pause: &'a mut dyn FnMut(u64),
 }
@@ -30,7 +33,15 @@ impl<'a> Stretches<'a> {
         stretch: Stretch,
         pause: &'a mut dyn FnMut(u64),
     ) -> Self {
-        Self { files, stretch, open: None, n_read: 0, pause }
+        Self { files, stretch, open: None, ahead: (0, 0..0), n_read: 0, pause }
+    }
+
+    /// Says that this range of a file will be read in order; it matters where a read takes a request.
+    pub(super) fn expect_reads(&mut self, index: usize, range: Range<u64>) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.index == index) {
+            open.file.expect_reads(range.clone());
+        }
+        self.ahead = (index, range);
     }
 
     /// Fills the buffer from that place of that file.
@@ -43,8 +54,9 @@ impl<'a> Stretches<'a> {
         let fresh = |open: &Open<'_>| {
             self.n_read < self.stretch.n_bytes && open.since.elapsed() < self.stretch.longest
         };
-        if self.open.as_ref().is_some_and(|open| open.index != index || !fresh(open)) {
-            self.rest()?;
+        let is_fresh = self.open.as_ref().is_none_or(|open| open.index == index && fresh(open));
+        if !is_fresh {
+            self.rest(Some(index))?;
         }
         let Some(file) = self.files.get(index) else { return Ok(()) };
         let mut tries = StaleTries::default();
@@ -69,9 +81,9 @@ impl<'a> Stretches<'a> {
         at: u64,
     ) -> Result<(), SourceError> {
         if self.open.is_none() {
-            let file = OpenFile::open(&source.path)?;
-            if file.identity != source.identity {
-                return Err(SourceError::Changed);
+            let mut file = OpenFile::open_known(&source.path, &source.identity)?;
+            if self.ahead.0 == index {
+                file.expect_reads(self.ahead.1.clone());
             }
             self.open = Some(Open { index, file, since: Instant::now() });
         }
@@ -81,10 +93,12 @@ impl<'a> Stretches<'a> {
         Ok(())
     }
 
-    /// Ends a stretch.
-    fn rest(&mut self) -> Result<(), ReadError> {
+    /// Ends a stretch; what holds nothing open stays for the `next` one if that is of the same file.
+    fn rest(&mut self, next: Option<usize>) -> Result<(), ReadError> {
         let Some(open) = self.open.take() else { return Ok(()) };
-        if let Some(source) = self.files.get(open.index) {
+        if next == Some(open.index) && open.file.holds_nothing() {
+            self.open = Some(Open { since: Instant::now(), ..open });
+        } else if let Some(source) = self.files.get(open.index) {
             open.file.close().map_err(|error| source.read_error(error))?;
         }
         (self.pause)(std::mem::take(&mut self.n_read));
@@ -93,6 +107,6 @@ impl<'a> Stretches<'a> {
 
     /// The last look at the last file: whether all that was read holds.
     pub(super) fn end(mut self) -> Result<(), ReadError> {
-        self.rest()
+        self.rest(None)
     }
 }

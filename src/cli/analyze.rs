@@ -70,7 +70,8 @@ fn exposition(manifest: &Manifest, report: Report) -> String {
 /// without one is a run rewritten in place.
 fn run_name(manifest: &Manifest) -> String {
     let path = absolute(&manifest.path);
-    let is_run = path.is_dir() && checkpoint::step_in_name(&manifest.name).is_none();
+    let is_directory = manifest.files.first().is_some_and(|file| file.path != manifest.path);
+    let is_run = is_directory && checkpoint::step_in_name(&manifest.name).is_none();
     let run = if is_run { Some(path.as_path()) } else { path.parent() };
     let name = run.and_then(Path::file_name).or(path.file_name());
     name.map_or_else(|| "checkpoint".into(), |name| name.to_string_lossy().into_owned())

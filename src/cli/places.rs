@@ -4,9 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use weightvane::config::Settings;
+use weightvane::remote;
 
 /// That a root is a directory that can be looked at.
 pub(super) fn check_root(root: &Path) -> Result<(), Failure> {
+    if remote::is_remote(root) {
+        // Nothing is asked of it here: a store that is not to be reached now may be later.
+        return remote::check(root).map_err(|e| Failure::unreadable(root, &e.to_string()));
+    }
     match std::fs::metadata(root) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => {
@@ -31,7 +36,9 @@ pub(super) fn check_written(settings: &Settings, roots: &[PathBuf]) -> Result<()
         return Err(format!("pin_dir {} is the state directory, expected another", pins.display()));
     }
     if let Some(pins) = settings.pin_dir() {
-        let within = |root: &&PathBuf| check_outside("", Some(root), pins).is_err();
+        let within = |root: &&PathBuf| {
+            !remote::is_remote(root) && check_outside("", Some(root), pins).is_err()
+        };
         if let Some(root) = roots.iter().find(within) {
             return Err(format!(
                 "pin_dir {} holds the watched directory {}, expected one of its own",
@@ -53,6 +60,15 @@ pub(super) fn check_outside(what: &str, path: Option<&Path>, root: &Path) -> Res
         Some(found.join(absolute.strip_prefix(there).ok()?))
     };
     let Some(path) = path else { return Ok(()) };
+    if remote::is_remote(path) {
+        return Err(format!(
+            "{what} {}: found an object store, expected a local path",
+            path.display()
+        ));
+    }
+    if remote::is_remote(root) {
+        return Ok(());
+    }
     let is_below = resolved(path).zip(resolved(root)).is_some_and(|(p, root)| p.starts_with(root));
     if is_below {
         let (path, root) = (path.display(), root.display());

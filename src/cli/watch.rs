@@ -11,12 +11,16 @@ use super::places::{check_root, check_written};
 use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
 use weightvane::config::Settings;
 use weightvane::daemon::{Daemon, Handle, OnSave, Reload, Request, Setup, StateDir};
+use weightvane::remote;
 
 pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     logging::start(&args.serve.log);
     let mut settings = settings(args.config.as_ref())?;
     apply(&mut settings, &args.serve);
     let roots = if args.roots.is_empty() { settings.roots.clone() } else { args.roots.clone() };
+    // As it is told everywhere else: with two slashes, and none at the end.
+    let told = |root: PathBuf| remote::canonical(&root).unwrap_or(root);
+    let roots: Vec<PathBuf> = roots.into_iter().map(told).collect();
     if roots.is_empty() {
         return Err(Failure::usage(
             "no directory to watch, expected ROOT or `roots` in --config FILE",

@@ -2,7 +2,7 @@
 //! nothing but itself.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use tracing::warn;
 use super::Event;
 use super::error_text;
 use crate::config::Settings;
+use crate::remote::{self, is_remote};
 use crate::watch::{
     FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, ScanOutcome, SettleRules, SettledSave,
     Settler, WatchMode, Watcher, network_file_system, scan,
@@ -64,15 +65,30 @@ struct Known {
 struct Memory {
     runs: BTreeMap<String, Known>,
     errors: Vec<String>,
+    /// How long a run in an object store may be without a save before it is gone.
+    patience: Duration,
+    /// Scans in a row that an object store refused.
+    n_refused: u32,
 }
 
 impl Memory {
+    fn note(&mut self, root: &Path, seen: bool) {
+        let refused = is_remote(root) && !seen;
+        self.n_refused = if refused { self.n_refused.saturating_add(1) } else { 0 };
+    }
+
+    /// Time between scans: a store that refuses is asked less often, down to an eighth.
+    fn back_off(&self, interval: Duration) -> Duration {
+        interval * (1 << self.n_refused.min(3))
+    }
+
     /// Takes in the runs seen now, each with the directory that holds its saves and whether that is
     /// the run's own; returns those seen before that are gone.
     ///
     /// A run without a save may be between two (some trainers delete before they write), so its
     /// directory counts, and only if the file system says plainly that it is not there. A run of
-    /// files that shares its directory is gone after [`FILES_GONE`].
+    /// files that shares its directory is gone after [`FILES_GONE`]. An object store has no
+    /// directories: there a run without a save is gone after a few scans.
     fn gone(
         &mut self,
         seen: BTreeMap<String, (PathBuf, bool)>,
@@ -86,8 +102,12 @@ impl Memory {
             return Vec::new();
         }
         let absent = |(run, known): (&String, &Known)| {
+            let unseen = now.saturating_sub(known.seen);
+            if is_remote(&known.holder) {
+                return (unseen > self.patience).then(|| run.clone());
+            }
             let missing = known.seen != now && matches!(known.holder.try_exists(), Ok(false));
-            let files_gone = !known.own && now.saturating_sub(known.seen) > FILES_GONE;
+            let files_gone = !known.own && unseen > FILES_GONE;
             (missing || files_gone).then(|| run.clone())
         };
         let gone: Vec<String> = self.runs.iter().filter_map(absent).collect();
@@ -110,6 +130,11 @@ fn holders(saves: &[FoundSave]) -> BTreeMap<String, (PathBuf, bool)> {
     saves.iter().map(|save| (save.run.clone(), holder(save))).collect()
 }
 
+/// Whether anything has that name, on disk or in an object store.
+fn exists(path: &Path) -> std::io::Result<bool> {
+    if is_remote(path) { Ok(remote::exists(path)?) } else { path.try_exists() }
+}
+
 /// A watched root.
 #[derive(Debug, Clone)]
 pub(super) struct Root {
@@ -129,15 +154,19 @@ impl Root {
         events: SyncSender<Event>,
         stop: Arc<AtomicBool>,
     ) -> std::io::Result<Self> {
-        let network = network_file_system(&path).is_some();
+        let objects = is_remote(&path);
+        let network = objects || network_file_system(&path).is_some();
         let (settle, interval) = if network {
             (settings.settle_network, settings.scan_interval_network)
         } else {
             (settings.settle, settings.scan_interval)
         };
+        // Clients of network file systems show stamps late; what a store lists is so.
+        let late = network && !objects;
         let quiet =
-            if network { settings.quiet.max(SettleRules::network().quiet) } else { settings.quiet };
-        let rules = SettleRules { quiet, settle, ..SettleRules::local() };
+            if late { settings.quiet.max(SettleRules::network().quiet) } else { settings.quiet };
+        let rules = if objects { SettleRules::objects() } else { SettleRules::local() };
+        let rules = SettleRules { quiet, settle, ..rules };
         let limits = ScanLimits { max_depth: settings.max_depth, ..ScanLimits::default() };
         let root = Self {
             path,
@@ -172,8 +201,7 @@ impl Root {
         awaited.retain(|path| !outcome.saves.iter().any(|save| save.run_path == *path));
         let mut missing = Vec::new();
         if !outcome.truncated && now > FILES_GONE {
-            missing =
-                awaited.extract_if(.., |path| matches!(path.try_exists(), Ok(false))).collect();
+            missing = awaited.extract_if(.., |path| matches!(exists(path), Ok(false))).collect();
         }
         expected().append(&mut awaited);
         missing
@@ -197,9 +225,10 @@ impl Root {
     ) {
         let mut watcher = Watcher::new(&self.path, &limits);
         let mut hints = Vec::new();
-        let mut memory = Memory::default();
+        let mut memory = Memory { patience: interval * 4, ..Memory::default() };
         let mut last_scan: Option<Duration> = None;
         while !stop.load(Ordering::Relaxed) {
+            let interval = memory.back_off(interval);
             if let Some(wait) = self.until_due(last_scan, interval, hints.is_empty()) {
                 hints.extend(watcher.wait(wait));
                 continue;
@@ -209,6 +238,7 @@ impl Root {
             last_scan = Some(self.now());
             let scanned =
                 self.scan(index, &limits, &watcher, &std::mem::take(&mut hints), &mut memory);
+            memory.note(&self.path, scanned.root_seen);
             if events.send(Event::Scanned(Box::new(scanned))).is_err() {
                 return;
             }
@@ -248,7 +278,9 @@ impl Root {
         }
         let now = self.now();
         // All looks at the disk come before the lock, which the scheduler takes as well.
-        let gone = memory.gone(holders(&outcome.saves), outcome.truncated, now);
+        // What a store refuses to list is not gone.
+        let partial = outcome.truncated || (is_remote(&self.path) && !outcome.errors.is_empty());
+        let gone = memory.gone(holders(&outcome.saves), partial, now);
         let gone_paths = self.missing(&outcome, now);
         let mut settler = self.settler();
         settler.observe(now, &outcome, hints);
@@ -321,5 +353,29 @@ mod tests {
         assert!(memory.gone(BTreeMap::new(), true, at(70)).is_empty(), "not all was seen");
         assert_eq!(memory.gone(BTreeMap::new(), false, at(71)), ["ema", "run"]);
         assert!(memory.gone(BTreeMap::new(), false, at(90)).is_empty(), "told once");
+    }
+
+    #[test]
+    fn in_an_object_store_a_run_is_gone_after_a_few_scans_without_a_save() {
+        let root = Path::new("s3://bucket/runs");
+        let at = Duration::from_secs;
+        let mut memory = Memory { patience: at(240), ..Memory::default() };
+        let seen = || BTreeMap::from([("run".to_owned(), (root.join("run"), true))]);
+        assert!(memory.gone(seen(), false, at(1)).is_empty());
+        assert!(memory.gone(BTreeMap::new(), false, at(241)).is_empty());
+        assert_eq!(memory.gone(BTreeMap::new(), false, at(242)), ["run"]);
+    }
+
+    #[test]
+    fn a_store_that_refuses_is_asked_less_often() {
+        let (mut memory, minute) = (Memory::default(), Duration::from_mins(1));
+        let mut intervals = Vec::new();
+        for seen in [false, false, false, false, true] {
+            memory.note(Path::new("s3://bucket"), seen);
+            intervals.push(memory.back_off(minute).as_secs() / 60);
+        }
+        memory.note(Path::new("/disk"), false);
+        intervals.push(memory.back_off(minute).as_secs() / 60);
+        assert_eq!(intervals, [2, 4, 8, 8, 1, 1]);
     }
 }

@@ -16,6 +16,7 @@ use super::hint::FileEvent;
 use super::inbox::Inbox;
 use super::names;
 use super::scan::ScanLimits;
+use crate::remote::is_remote;
 
 /// Hints kept while nobody reads them; more are dropped for one [`FileEvent::Rescan`].
 const MAX_HINTS: usize = 4096;
@@ -68,6 +69,10 @@ impl Watcher {
             mode: WatchMode::Events,
             inbox: Arc::new(Inbox::new(MAX_HINTS)),
         };
+        if is_remote(root) {
+            watcher.mode = WatchMode::Polling { why: "object store".to_owned() };
+            return watcher;
+        }
         if let Some(name) = network_file_system(root) {
             info!(?root, file_system = name, "no file events here, polling");
             watcher.mode = WatchMode::Polling { why: format!("network file system {name}") };

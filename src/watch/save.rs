@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::names::{self, AliasRank, FileKind};
+use crate::remote;
 
 /// Identity and state of one file, from one `stat`.
 ///
@@ -30,19 +33,49 @@ pub struct FileStamp {
     pub nlink: u64,
 }
 
-impl FileStamp {
-    pub(super) fn new(name: String, kind: FileKind, stat: &Metadata) -> Self {
-        let ns = |s: i64, ns: i64| s.saturating_mul(1_000_000_000).saturating_add(ns);
+/// What a look at a file tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileStat {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    nlink: u64,
+}
+
+fn nanoseconds(s: i64, ns: i64) -> i64 {
+    s.saturating_mul(1_000_000_000).saturating_add(ns)
+}
+
+impl From<&Metadata> for FileStat {
+    fn from(stat: &Metadata) -> Self {
         Self {
-            name,
-            kind,
             dev: stat.dev(),
             ino: stat.ino(),
             size: stat.size(),
-            mtime_ns: ns(stat.mtime(), stat.mtime_nsec()),
-            ctime_ns: ns(stat.ctime(), stat.ctime_nsec()),
+            mtime_ns: nanoseconds(stat.mtime(), stat.mtime_nsec()),
+            ctime_ns: nanoseconds(stat.ctime(), stat.ctime_nsec()),
             nlink: stat.nlink(),
         }
+    }
+}
+
+impl FileStat {
+    /// What tells the versions of an object apart stands for its inode, and its path with it: equal
+    /// contents have equal tags, and yet no object is a link to another.
+    pub(super) fn of_object(path: &Path, stat: remote::Stat) -> Self {
+        let remote::Stat { size, modified, tag } = stat;
+        let place = xxh3_64(path.as_os_str().as_encoded_bytes());
+        let mtime_ns = nanoseconds(modified, 0);
+        Self { dev: place, ino: tag, size, mtime_ns, ctime_ns: mtime_ns, nlink: 1 }
+    }
+}
+
+impl FileStamp {
+    pub(super) fn new(name: String, kind: FileKind, stat: FileStat) -> Self {
+        let FileStat { dev, ino, size, mtime_ns, ctime_ns, nlink } = stat;
+        Self { name, kind, dev, ino, size, mtime_ns, ctime_ns, nlink }
     }
 }
 

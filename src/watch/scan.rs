@@ -6,8 +6,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::ground::Ground;
 use super::names;
-use super::save::{FileStamp, FoundSave, Pointer};
+use super::save::{FileStamp, FileStat, FoundSave, Pointer};
 use list::{Listing, Member};
 
 mod list;
@@ -103,8 +104,8 @@ impl ScanError {
 ///   training are data and no saves.
 #[must_use]
 pub fn scan(root: &Path, limits: &ScanLimits) -> ScanOutcome {
-    let real_root = match fs::canonicalize(root) {
-        Ok(real_root) => real_root,
+    let (real_root, ground) = match Ground::of(root) {
+        Ok(ground) => ground,
         Err(source) => {
             let errors = vec![ScanError::Directory { path: root.to_owned(), source }];
             return ScanOutcome { errors, ..ScanOutcome::default() };
@@ -113,6 +114,7 @@ pub fn scan(root: &Path, limits: &ScanLimits) -> ScanOutcome {
     let mut walk = Walk {
         root,
         real_root,
+        ground,
         entries_left: limits.max_entries,
         outcome: ScanOutcome::default(),
         plain: Vec::new(),
@@ -144,6 +146,7 @@ enum Descend {
 struct Walk<'a> {
     root: &'a Path,
     real_root: PathBuf,
+    ground: Ground,
     entries_left: usize,
     outcome: ScanOutcome,
     /// Saves of one plain file, still with all links to it.
@@ -238,7 +241,7 @@ impl Walk<'_> {
             let path = directory.join(&member.below);
             match self.stat(&path) {
                 Ok(Some(stat)) => {
-                    stamps.push(FileStamp::new(member.name.clone(), member.kind, &stat));
+                    stamps.push(FileStamp::new(member.name.clone(), member.kind, stat));
                 }
                 Ok(None) => n_gone += usize::from(member.has_tensors()),
                 Err(error) => {
@@ -265,24 +268,31 @@ impl Walk<'_> {
 
     /// The stat of a regular file, links followed within the root; `None` if it vanished or is
     /// something else.
-    fn stat(&self, path: &Path) -> Result<Option<fs::Metadata>, ScanError> {
+    fn stat(&self, path: &Path) -> Result<Option<FileStat>, ScanError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
             _ => Err(ScanError::File { path: path.to_owned(), source }),
         };
+        if let Ground::Objects(tree) = &self.ground {
+            return match tree.stat(path) {
+                Ok(stat) => Ok(Some(FileStat::of_object(path, stat))),
+                Err(error) => failed(error.into()),
+            };
+        }
         let stat = match fs::symlink_metadata(path) {
             Ok(stat) => stat,
             Err(source) => return failed(source),
         };
         if !stat.is_symlink() {
-            return Ok(stat.is_file().then_some(stat));
+            return Ok(stat.is_file().then(|| (&stat).into()));
         }
         match fs::canonicalize(path) {
             Ok(target) if !target.starts_with(&self.real_root) => {
                 Err(ScanError::LinkOutside { path: path.to_owned(), target })
             }
             Ok(target) => {
-                fs::metadata(target).map_or_else(failed, |stat| Ok(stat.is_file().then_some(stat)))
+                let of = |stat: fs::Metadata| stat.is_file().then(|| (&stat).into());
+                fs::metadata(target).map_or_else(failed, |stat| Ok(of(stat)))
             }
             Err(source) => failed(source),
         }

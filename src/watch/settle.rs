@@ -42,6 +42,9 @@ const MAX_RETRY: Duration = Duration::from_mins(1);
 ///   directory was renamed, or its `-unfinished` was taken away, since the last change;
 /// - a later step of the run is complete and not older, or the file has a second hard link.
 ///
+/// Of files that appear whole ([`SettleRules::whole_files`]) each counts as closed. Shards beside their
+/// index do so only the first time: later they are replaced one by one.
+///
 /// Where the trainer's record is expected (a directory `checkpoint-N`, or a run that has shown one),
 /// index, marks and close do not count before it is there.
 ///
@@ -363,7 +366,7 @@ impl Settler {
         let home = entry.found.path.parent();
         let pointers = home.and_then(|home| self.pointers.get(home));
         let run = self.runs.get(&entry.found.run);
-        signs::has_sign(entry, run, pointers.into_iter().flatten())
+        signs::has_sign(entry, run, pointers.into_iter().flatten(), self.rules.whole_files)
     }
 
     fn due(&self, entry: &Entry) -> Option<Duration> {

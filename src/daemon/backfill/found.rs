@@ -76,7 +76,8 @@ type Which = (String, PathBuf);
 /// is not whole shows when it is read.
 fn settled(outcome: &ScanOutcome) -> (BTreeMap<Which, Vec<SettledSave>>, Vec<FailedSave>) {
     let none = Duration::ZERO;
-    let rules = SettleRules { quiet: none, settle: none, max_pending: usize::MAX };
+    let rules =
+        SettleRules { quiet: none, settle: none, max_pending: usize::MAX, ..SettleRules::local() };
     let mut settler = Settler::new(rules);
     settler.observe(none, outcome, &[]);
     let mut runs: BTreeMap<Which, Vec<SettledSave>> = BTreeMap::new();

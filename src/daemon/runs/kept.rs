@@ -13,6 +13,7 @@ use crate::daemon::job::Job;
 use crate::daemon::queue::{Age, Queued};
 use crate::diagnostics::{Baseline, Options, Origin};
 use crate::model::Rule;
+use crate::remote;
 use crate::watch::SettledSave;
 
 /// A save that is there, as far as is known.
@@ -165,7 +166,9 @@ pub(in crate::daemon) fn give_up_kept(runs: &mut BTreeMap<String, Run>, limit: u
 
 /// Relative roots are the same at the next start only from the same directory.
 pub(in crate::daemon) fn absolute(path: &Path) -> String {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = remote::canonical(path)
+        .or_else(|| std::path::absolute(path).ok())
+        .unwrap_or_else(|| path.to_owned());
     path.to_string_lossy().into_owned()
 }
 

@@ -4,6 +4,7 @@ use super::Run;
 use crate::config::Settings;
 use crate::daemon::pin::{N_NEWEST, PinOrder, PinWhat};
 use crate::history::{Anomaly, News};
+use crate::remote::is_remote;
 use crate::watch::SettledSave;
 
 impl Run {
@@ -15,7 +16,9 @@ impl Run {
         has_more: bool,
         settings: &Settings,
     ) -> Vec<PinOrder> {
-        let Some(dir) = settings.pin_dir() else { return Vec::new() };
+        // What lies in an object store cannot be linked.
+        let dir = settings.pin_dir().filter(|_| !is_remote(&self.path));
+        let Some(dir) = dir else { return Vec::new() };
         let order = |what| PinOrder { dir: dir.to_owned(), run: self.name.clone(), what };
         if let Some(save) = self.saves.values().next_back().filter(|seen| seen.save.in_place) {
             return vec![order(PinWhat::InPlace(save.save.path.clone()))];

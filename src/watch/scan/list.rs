@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -100,7 +99,7 @@ impl Walk<'_> {
         let text = named.file_name().map(names::escape).unwrap_or_default();
         let mut listing = Listing { text, ..Listing::default() };
         let mut unfinished = HashSet::new();
-        let entries = match fs::read_dir(directory) {
+        let entries = match self.ground.list(directory) {
             Ok(entries) => entries,
             Err(source) => {
                 self.failed(directory, source);

@@ -93,6 +93,18 @@ impl Entry {
         })
     }
 
+    /// Whether nothing can be missing where files appear whole: the lone weight file is there, or all
+    /// shards are for the first time.
+    pub(super) fn is_whole(&self) -> bool {
+        let has = |kind| self.found.file(kind).is_some();
+        if has(FileKind::Index) {
+            return !self.found.in_place && self.handed.is_none();
+        }
+        // Of how many files a distributed state is made, their names do not say.
+        let weights: Vec<_> = self.found.weights().take(2).collect();
+        !has(FileKind::Metadata) && matches!(weights.as_slice(), [only] if !only.name.contains('/'))
+    }
+
     /// What was said of the files before no longer holds.
     pub(super) fn touched(&mut self) {
         self.heard = Heard::Nothing;

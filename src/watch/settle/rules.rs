@@ -14,6 +14,8 @@ pub struct SettleRules {
     /// Saves waiting at once; of more, the ones written last are kept and the others wait for a later
     /// scan.
     pub max_pending: usize,
+    /// Whether a file appears whole or not at all, as objects do: nobody needs to see it closed.
+    pub whole_files: bool,
 }
 
 impl SettleRules {
@@ -21,14 +23,20 @@ impl SettleRules {
     #[must_use]
     pub const fn local() -> Self {
         let (quiet, settle) = (Duration::from_secs(2), Duration::from_secs(30));
-        Self { quiet, settle, max_pending: 10_000 }
+        Self { quiet, settle, max_pending: 10_000, whole_files: false }
     }
 
     /// For network file systems, whose clients show stamps some seconds late: 10 s and 120 s.
     #[must_use]
     pub const fn network() -> Self {
         let (quiet, settle) = (Duration::from_secs(10), Duration::from_mins(2));
-        Self { quiet, settle, max_pending: 10_000 }
+        Self { quiet, settle, max_pending: 10_000, whole_files: false }
+    }
+
+    /// For object stores: 2 s and 120 s.
+    #[must_use]
+    pub const fn objects() -> Self {
+        Self { whole_files: true, settle: Self::network().settle, ..Self::local() }
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) fn has_sign<'a>(
     entry: &Entry,
     run: Option<&RunState>,
     mut pointers: impl Iterator<Item = &'a Pointer>,
+    whole_files: bool,
 ) -> bool {
     let found = &entry.found;
     let newest = found.newest_weights_ns().filter(|_| !entry.shrunk && found.looks_complete());
@@ -32,7 +33,10 @@ pub(super) fn has_sign<'a>(
     let name = found.path.file_name().map(names::escape).unwrap_or_default();
     let expects_trainer = names::is_trainer_directory(&name)
         || (is_numbered_directory(found) && run.is_some_and(|run| run.has_trainer_state));
-    !expects_trainer && (entry.heard == Heard::Closed || is_marked(found, &name, newest))
+    // Uploads run side by side: a small record may be there before the weights, and as whole.
+    let has_record = whole_files && entry.handed.is_none() && found.has_trainer_state();
+    let is_closed = entry.heard == Heard::Closed || (whole_files && entry.is_whole());
+    (!expects_trainer || has_record) && (is_closed || is_marked(found, &name, newest))
 }
 
 /// Whether what the saver writes last of this directory is there and not older than the weights.

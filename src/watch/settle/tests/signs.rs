@@ -155,6 +155,33 @@ fn a_later_step_completes_an_earlier_one_unless_it_is_older() {
     );
 }
 
+#[test]
+fn where_files_appear_whole_nobody_needs_to_see_them_closed() {
+    let check = |moments: &[Moment], expected: &[(u64, &str, u32)]| {
+        check_with(SettleRules::objects(), moments, expected)
+    };
+    // Uploads run side by side: index and record are there before the weights.
+    let shards = [shard(1, 9, 5), shard(2, 9, 5), shard(3, 9, 5), index(4)];
+    check(&steady(&[0, 1_999, 2_000], &[save(DIRECTORY, &shards)]), &[(2_000, DIRECTORY, 1)]);
+    let path = "/w/run/checkpoint-5";
+    let early = [weights(9, 5), file("trainer_state.json", 7, 4)];
+    check(&steady(&[0, 2_000], &[save(path, &early)]), &[(2_000, path, 1)]);
+    // Without its record, or with a gap, it is waited for as on a network.
+    check(&steady(&[0, 2_000, 120_000], &[save(path, &early[..1])]), &[(120_000, path, 1)]);
+    let gap = [&shards[..2], &shards[3..]].concat();
+    check(&steady(&[0, 2_000, 119_999], &[save(DIRECTORY, &gap)]), &[]);
+    // A lone object is replaced at once, shards one by one.
+    let alone = |mtime| [save("/w/run/step-5", &[weights(9, mtime)])];
+    let mut moments = steady(&[0, 2_000], &alone(5));
+    moments.extend(steady(&[3_000, 5_000], &alone(9)));
+    check(&moments, &[(2_000, DIRECTORY, 1), (5_000, DIRECTORY, 2)]);
+    let mut half = shards.clone();
+    half[0].mtime_ns = 9;
+    let mut moments = steady(&[0, 2_000], &[save(DIRECTORY, &shards)]);
+    moments.extend(steady(&[3_000, 5_000, 122_999], &[save(DIRECTORY, &half)]));
+    check(&moments, &[(2_000, DIRECTORY, 1)]);
+}
+
 /// What an extra file of that mtime, or a pointer, does for a save whose weights are of mtime 5.
 fn check_mark(path: &str, weights: &[&str], mark: (&str, i64), expected: Option<u64>) {
     let mut files: Vec<_> = weights.iter().map(|name| file(name, 9, 5)).collect();
