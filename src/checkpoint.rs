@@ -4,6 +4,7 @@
 //! checked before it is believed; every read is bracketed by a look at the file's identity.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+mod base;
 mod coded;
 mod dcp;
 mod decode;
@@ -43,6 +44,7 @@ mod zip;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use base::find_base;
 pub use decode::Scan;
 pub use dtype::Dtype;
 pub use error::{OpenError, ReadError};

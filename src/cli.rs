@@ -102,6 +102,10 @@ struct AnalyzeArgs {
     /// The save before it, for update sizes and rotations
     #[arg(long, value_name = "PREV")]
     against: Option<PathBuf>,
+    /// Of an adapter, the model that it changes, or a directory that holds it under its name, such as
+    /// a Hugging Face cache
+    #[arg(long, value_name = "PATH")]
+    base: Option<PathBuf>,
     /// What to print
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -140,6 +144,9 @@ struct ExplainArgs {
     /// The save before it: how many tensors are unchanged, and what must be measured anew
     #[arg(long, value_name = "PREV", requires = "plan")]
     against: Option<PathBuf>,
+    /// Of an adapter, the model that it changes, or a directory that holds it under its name
+    #[arg(long, value_name = "PATH")]
+    base: Option<PathBuf>,
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -292,6 +299,11 @@ fn settings(config: Option<&PathBuf>) -> Result<Settings, ConfigError> {
 
 fn rules(settings: &Settings) -> Result<Vec<Rule>, ConfigError> {
     architectures::load(settings.architectures_dir.as_deref())
+}
+
+/// Where the base models of adapters lie.
+fn bases(given: Option<&PathBuf>, settings: &Settings) -> Vec<PathBuf> {
+    given.into_iter().chain(&settings.bases).cloned().collect()
 }
 
 fn options(settings: &Settings) -> Options {

@@ -143,6 +143,8 @@ pub struct Settings {
     pub forget_after: Duration,
     /// Directory of further architecture rules.
     pub architectures_dir: Option<PathBuf>,
+    /// Base models of adapters, or directories that hold such.
+    pub bases: Vec<PathBuf>,
     /// Whether good saves are kept from rotation.
     pub pin: Pin,
     /// Where links to them are made.
@@ -183,6 +185,7 @@ struct Wire {
     idle_after: Option<String>,
     forget_after: Option<String>,
     architectures_dir: Option<PathBuf>,
+    bases: Option<Vec<PathBuf>>,
     pin: Option<Pin>,
     pin_dir: Option<PathBuf>,
     reference: Option<String>,
@@ -217,6 +220,7 @@ impl Default for Settings {
             idle_after: Duration::from_hours(24),
             forget_after: Duration::from_hours(24),
             architectures_dir: None,
+            bases: Vec::new(),
             pin: Pin::None,
             pin_dir: None,
             anomalies: Rules::default(),

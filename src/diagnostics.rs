@@ -3,6 +3,7 @@
 //! The serialised form of [`Report`] is the JSON contract of `weightvane analyze --format json`.
 //! What cannot be said is `None` (JSON `null`), never 0 or a sentinel.
 
+mod adapter;
 mod alignment;
 mod analysis;
 mod baseline;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+pub use adapter::find_base;
 pub use analysis::{Outcome, analyze};
 pub use baseline::{Baseline, Mark};
 pub use observer::{Observer, Unobserved};
@@ -125,6 +127,8 @@ pub struct MatrixReport {
     pub update_ratio: Option<f64>,
     /// Standard error of `update_ratio` where it comes from sketches; `None` where exact.
     pub update_ratio_stderr: Option<f64>,
+    /// Of what an adapter adds (role `lora_update`): its ‖ΔW‖_F over the ‖W‖_F of the base model.
+    pub base_ratio: Option<f64>,
     /// k → 1 − ‖`U_k(prev)ᵀU_k‖²/k`: how far the leading output subspace turned, in `[0, 1]`.
     pub rotation: BTreeMap<usize, Option<f64>>,
 }
@@ -134,7 +138,7 @@ pub struct MatrixReport {
 pub struct PairReport {
     /// Which two, as [`PairName::as_str`](crate::model::PairName::as_str) has it.
     pub pair: &'static str,
-    /// `chain`, `inmodule` or `stream`.
+    /// `chain`, `inmodule`, `stream`, or `base` for what an adapter adds against the base model.
     pub kind: &'static str,
     /// Layer of the writer.
     pub layer: Option<usize>,

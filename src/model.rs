@@ -24,6 +24,7 @@ mod storage;
 mod template;
 mod view;
 
+pub use lora::{Adapter, AdapterSettings, BaseNames};
 pub use recognize::{buffers, recognize};
 pub use role::{Between, Law, PairName, Role};
 pub use rule::{HeadRule, IgnoreRule, MatrixRule, PairRule, Rule, RuleError, Split, Stack};
@@ -149,7 +150,7 @@ pub struct Left {
 }
 
 /// A recognised model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerGraph {
     /// Name of the model type or rule; `chain` for the fallback.
     pub architecture: String,
@@ -163,6 +164,8 @@ pub struct LayerGraph {
     pub heads: Vec<HeadSet>,
     /// How attention is cut, where it is known; of the first stack that has any.
     pub head_layout: Option<HeadLayout>,
+    /// What adapters of low rank change of another model's weights.
+    pub adapters: Vec<Adapter>,
     /// What was left out, and why.
     pub skipped: Vec<Left>,
 }

@@ -5,6 +5,7 @@ from parts import *
 RUN = 'run="$run"'
 PAIR, ROLE, PROJECTION = 'pair="$pair"', 'role="$role"', 'projection="$projection"'
 PAIR_K = PAIR + ',k=~"$k"'
+UPDATES = 'pair=~"update_.+"'
 
 
 def run(name, labels=""):
@@ -159,6 +160,15 @@ SPECTRA = [
               low=0, w=8, thresholds=ONE),
 ]
 
+ADAPTER = [
+    over_time("Size beside the base", "Size of what the adapter adds over that of the weights that it changes, mean over the modules of a layer. Rising means moving away from the base model; a jump is a fault; falling, the adapter fades.",
+              [query(run("adapter_update_ratio"), "layer {{layer}}")], low=0, w=12),
+    over_time("Overlap with the base's leading subspaces", "Mean squared cosine between the k leading directions of what is added and of the base's weights, where they write (out) and read (in), mean over modules, with chance dashed. Rising, the adapter strengthens what the base has; falling to chance, it adds what is new to it.",
+              [query(f"avg by (pair, k) ({run('subspace_overlap_ratio', UPDATES)})", "{{pair}} k = {{k}}"),
+               query(f"avg by (pair, k) ({run('subspace_overlap_chance_ratio', UPDATES)})", "chance, {{pair}} k = {{k}}")],
+              overrides=[CHANCE], low=0, high=1, w=12),
+]
+
 KINDS = named({0: ("none", "transparent")})
 ANOMALIES = [
     states("Open anomalies by kind", "How many of each kind and severity are open. Rising from none: something changed that seldom does; falling back: it came back or is the new order.",
@@ -223,6 +233,7 @@ def make():
         sections=[
             (None, NOW), ("Alignment", ALIGNMENT), ("Progress", BEST), ("Commutators", COMMUTATORS),
             ("Heads (models with attention)", HEADS), ("Ridge (SGD with weight decay)", RIDGE), ("Spectra and updates", SPECTRA),
+            ("Adapter (LoRA) against its base model", ADAPTER),
             ("Anomalies", ANOMALIES), ("Checkpoint pipeline", PIPELINE),
         ],
         links=[{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use super::progress::Bar;
-use super::{AnalyzeArgs, Format, options, print, rules, settings, table};
+use super::{AnalyzeArgs, Format, bases, options, print, rules, settings, table};
 use weightvane::checkpoint::{self, Manifest};
 use weightvane::daemon::textfile;
 use weightvane::diagnostics::{self, Previous, Report};
@@ -20,14 +20,22 @@ pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
     let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
     let buffers = model::buffers(&manifest.tensors, &graph, &rules);
     let previous = Previous { manifest: before.as_ref(), baseline: None };
-    let outcome = diagnostics::analyze(
+    let bases = bases(args.base.as_ref(), &settings);
+    let within = manifest.path.parent();
+    let (base, missing) = match diagnostics::find_base(&manifest, &graph, &bases, within) {
+        Ok(base) => (base, None),
+        Err(missing) => (None, Some(missing)),
+    };
+    let mut outcome = diagnostics::analyze(
         &manifest,
         &graph,
         &buffers,
         &options(&settings),
         previous,
+        base.as_ref(),
         &Bar::new(),
     )?;
+    outcome.report.skipped.extend(missing);
     if let Some(file) = &args.textfile {
         let text = exposition(&manifest, outcome.report);
         return textfile::write(file, &text)

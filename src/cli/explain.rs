@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use super::failure::Failure;
 use super::table::{integer, skipped, table};
-use super::{ExplainArgs, options, plan, print, rules, settings};
+use super::{ExplainArgs, bases, options, plan, print, rules, settings};
 use weightvane::checkpoint::{self, Manifest};
-use weightvane::diagnostics::Skipped;
+use weightvane::diagnostics::{self, Skipped};
 use weightvane::model::{self, LayerGraph, Pair};
 
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
@@ -17,13 +17,15 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         return print(&model::template(&manifest.tensors, manifest.config.as_ref()));
     }
     let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
+    let bases = bases(args.base.as_ref(), &settings);
+    let base = diagnostics::find_base(&manifest, &graph, &bases, manifest.path.parent());
     let before = args.against.as_deref().map(checkpoint::open).transpose()?;
     let rest = if args.plan {
         plan::text(&manifest, &graph, &options(&settings), before.as_ref())?
     } else {
         details(&graph)
     };
-    print(&(summary(&manifest, &graph) + &rest))
+    print(&(summary(&manifest, &graph) + &base_of(base) + &rest))
 }
 
 fn summary(manifest: &Manifest, graph: &LayerGraph) -> String {
@@ -71,6 +73,17 @@ fn summary(manifest: &Manifest, graph: &LayerGraph) -> String {
         line("note", note.clone());
     }
     text
+}
+
+/// The model that an adapter changes, or why there is none.
+fn base_of(base: Result<Option<Manifest>, Skipped>) -> String {
+    match base {
+        Ok(None) => String::new(),
+        Ok(Some(base)) => {
+            format!("{:<13}{} ({})\n", "base model", base.path.display(), base.format)
+        }
+        Err(missing) => format!("{:<13}not compared with: {}\n", missing.name, missing.reason),
+    }
 }
 
 fn details(graph: &LayerGraph) -> String {

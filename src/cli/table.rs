@@ -1,5 +1,7 @@
 //! Tables for people.
 
+mod adapters;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -66,6 +68,7 @@ pub(super) fn report(report: &Report) -> String {
         text += "\nPAIRS: does one layer write where the next reads? Random weights: gram correlation 0, commutator 1, overlap k/m.\n";
         text += &pairs(report);
     }
+    text += &adapters::adapters(report);
     if !report.heads.is_empty() {
         text += "\nHEADS: how alike are the heads of a layer?\n";
         text += &heads(report);
@@ -81,7 +84,8 @@ pub(super) fn report(report: &Report) -> String {
     }
     if !report.matrices.is_empty() {
         text += "\nMATRICES\n";
-        text += &matrices(&report.matrices);
+        let stored = report.matrices.iter().filter(|m| m.role != adapters::ROLE);
+        text += &matrices(stored);
     }
     text + &skipped(&report.skipped)
 }
@@ -91,7 +95,7 @@ pub(super) fn report(report: &Report) -> String {
 fn pairs(report: &Report) -> String {
     let mut groups: BTreeMap<(Option<usize>, usize), Vec<&PairReport>> = BTreeMap::new();
     let mut order: Vec<&str> = Vec::new();
-    for pair in report.pairs.iter().filter(|p| p.group.is_none()) {
+    for pair in report.pairs.iter().filter(|p| p.group.is_none() && p.kind != adapters::KIND) {
         let at = order.iter().position(|n| *n == pair.pair).unwrap_or_else(|| {
             order.push(pair.pair);
             order.len() - 1
@@ -194,8 +198,8 @@ fn heads(report: &Report) -> String {
     table(&header, 1, rows.collect())
 }
 
-fn matrices(matrices: &[MatrixReport]) -> String {
-    let rows = matrices.iter().map(|m| {
+fn matrices<'r>(matrices: impl Iterator<Item = &'r MatrixReport>) -> String {
+    let rows = matrices.map(|m| {
         vec![
             m.name.clone(),
             m.role.clone(),

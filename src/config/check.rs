@@ -154,6 +154,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         idle_after: duration("idle_after", &wire.idle_after, default.idle_after)?,
         forget_after: duration("forget_after", &wire.forget_after, default.forget_after)?,
         architectures_dir: wire.architectures_dir,
+        bases: wire.bases.unwrap_or(default.bases),
         pin,
         pin_dir: wire.pin_dir,
         reference: runs::reference(wire.reference.as_deref(), at)?,

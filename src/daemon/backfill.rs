@@ -245,7 +245,7 @@ impl Replay<'_> {
     ) -> Result<bool, BackfillError> {
         let settings = &self.request.settings;
         let how = (&self.rules, &self.options);
-        let mut job = run.job(queued, settings, how, &self.request.cancel);
+        let mut job = run.job(queued, &self.request.root, settings, how, &self.request.cancel);
         let before = job.previous.as_ref().and_then(|before| before.modified_ns);
         // Another save may stand at the path of the one before.
         job.path_before = job.path_before.filter(|path| there.contains(&(path.clone(), before)));

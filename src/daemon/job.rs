@@ -40,6 +40,10 @@ pub(super) struct Job {
     /// Bytes a second.
     pub(super) io_limit: Option<u64>,
     pub(super) rules: Arc<Vec<Rule>>,
+    /// The root that it was found below.
+    pub(super) root: PathBuf,
+    /// Where the base models of adapters lie.
+    pub(super) bases: Vec<PathBuf>,
     pub(super) options: Arc<Options>,
     pub(super) cancel: Arc<AtomicBool>,
 }
@@ -194,8 +198,18 @@ fn analyze(job: &Job, warm: Option<&Warm>, observer: &Watched<'_>) -> Result<Ana
     let buffers = model::buffers(&manifest.tensors, &graph, &job.rules);
     let baseline = job.baseline.as_deref().or(stored.as_ref());
     let previous = Previous { manifest: before.as_ref(), baseline };
-    let outcome =
-        diagnostics::analyze(&manifest, &graph, &buffers, &job.options, previous, observer)?;
+    let base = diagnostics::find_base(&manifest, &graph, &job.bases, Some(&job.root));
+    let (base, missing) = base.map_or_else(|missing| (None, Some(missing)), |base| (base, None));
+    let mut outcome = diagnostics::analyze(
+        &manifest,
+        &graph,
+        &buffers,
+        &job.options,
+        previous,
+        base.as_ref(),
+        observer,
+    )?;
+    outcome.report.skipped.extend(missing);
     Ok(Analyzed {
         report: Arc::new(outcome.report),
         baseline: Arc::new(outcome.baseline),

@@ -224,7 +224,8 @@ impl Scheduler {
                 continue;
             };
             let how = (&self.rules, &self.options);
-            let job = run.job(queued, &self.settings, how, &self.workers[worker].cancel);
+            let root = &self.roots[run.root].path;
+            let job = run.job(queued, root, &self.settings, how, &self.workers[worker].cancel);
             self.give(worker, Work::Analyze(Box::new(job)));
         }
     }

@@ -20,6 +20,7 @@ pub(super) fn fixed(settings: &Settings) -> Settings {
         idle_after: defaults.idle_after,
         forget_after: defaults.forget_after,
         architectures_dir: None,
+        bases: Vec::new(),
         pin: defaults.pin,
         pin_dir: None,
         anomalies: defaults.anomalies,

@@ -259,7 +259,7 @@ fn subspaces(
     (overlap.into_iter().map(|o| (o.k, overlap_report(&o))).collect(), flag)
 }
 
-fn overlap_report(o: &Overlap) -> OverlapReport {
+pub(super) fn overlap_report(o: &Overlap) -> OverlapReport {
     OverlapReport {
         ratio: o.ratio,
         chance: o.chance,

@@ -13,7 +13,7 @@ use super::observer::Observer;
 use super::options::Options;
 use super::tasks::{Task, last_uses, shares, wanted_ks};
 use super::work::{Analysis, AnalyzeError, Previous};
-use super::{Report, Skipped, alignment, classifier, heads, spectra};
+use super::{Report, Skipped, adapter, alignment, classifier, heads, spectra};
 use crate::checkpoint::Manifest;
 use crate::model::LayerGraph;
 
@@ -35,7 +35,8 @@ pub struct Outcome {
 /// Measures a checkpoint.
 ///
 /// A tensor with a NaN, a shape that does not fit or a decomposition that fails costs that tensor
-/// and its pairs, which stand in `skipped`; the rest is measured.
+/// and its pairs, which stand in `skipped`; the rest is measured. `base` is the model that an adapter
+/// changes; where it cannot be read, that costs the comparison with it.
 ///
 /// # Errors
 /// [`AnalyzeError::Read`] when the files cannot be read or have changed since the manifest was
@@ -46,6 +47,7 @@ pub fn analyze(
     buffers: &[&str],
     options: &Options,
     previous: Previous<'_>,
+    base: Option<&Manifest>,
     observer: &dyn Observer,
 ) -> Result<Outcome, AnalyzeError> {
     let tasks = Task::all(graph);
@@ -60,7 +62,7 @@ pub fn analyze(
         previous,
         known: known.as_ref(),
         wanted: &wanted,
-        total: tasks.len() + 1,
+        total: tasks.len() + graph.adapters.len() + 1,
         done: AtomicUsize::new(0),
         failed: AtomicBool::new(false),
         observer,
@@ -69,7 +71,7 @@ pub fn analyze(
     let mut report = empty_report(manifest, graph, buffers);
     let mut baseline = Baseline::default();
     let (mut read_bytes, mut flops) = (0, 0);
-    for part in parts {
+    for part in parts.into_iter().chain(shared.adapters(graph, base)?) {
         report.append(part.report);
         baseline.merge(part.baseline);
         read_bytes += part.read_bytes;
@@ -189,6 +191,31 @@ impl Shared<'_> {
             self.tick()?;
         }
         Ok(analysis.into())
+    }
+
+    /// What an adapter adds to its base model.
+    fn adapters(
+        &self,
+        graph: &LayerGraph,
+        base: Option<&Manifest>,
+    ) -> Result<Option<Part>, AnalyzeError> {
+        if graph.adapters.is_empty() {
+            return Ok(None);
+        }
+        let mut analysis = Analysis::new(
+            self.manifest,
+            self.options,
+            Previous { manifest: None, ..self.previous },
+            None,
+            self.wanted,
+            None,
+            self,
+            Report::default(),
+        );
+        let of_base = adapter::measure(&mut analysis, graph, base, self, &|| self.tick())?;
+        let mut part = Part::from(analysis);
+        part.read_bytes += of_base;
+        Ok(Some(part))
     }
 
     /// NaN and infinities in the tensors that are no matrices of the graph; those of the matrices

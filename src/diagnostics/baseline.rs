@@ -8,7 +8,7 @@ use faer::Mat;
 use super::options::Options;
 use super::{HeadReport, MatrixReport, OverlapReport, PairReport, Report};
 use crate::checkpoint::Scan;
-use crate::linalg::{Sketch, WarmStart};
+use crate::linalg::{Sketch, Spectrum, WarmStart};
 use crate::model::{HeadSet, Matrix, Pair};
 
 /// A tensor as it was seen: whether it changed since can be told from its hash.
@@ -46,10 +46,30 @@ pub struct Baseline {
     pub(super) warm: BTreeMap<String, WarmStart>,
     /// Matrix name → sketch of its values, and ‖W‖_F.
     pub(super) sketches: BTreeMap<String, (Sketch, f64)>,
+    /// Weight of the base model that an adapter changes → its leading vectors.
+    pub(super) base: BTreeMap<String, Arc<BaseSpace>>,
     /// Tensor → hash and counts.
     pub(super) marks: BTreeMap<String, Mark>,
     /// The measurements and what they were made with; absent after a restart.
     pub(super) measured: Option<(Arc<Report>, Made)>,
+}
+
+/// The leading vectors of a weight of the base model.
+#[derive(Debug)]
+pub(super) struct BaseSpace {
+    /// Those on the side of its outputs, as the right vectors of the transpose.
+    pub(super) left: Spectrum,
+    /// Those on the side of its inputs.
+    pub(super) right: Spectrum,
+}
+
+impl BaseSpace {
+    /// Bytes of memory that it takes.
+    pub(super) fn n_bytes(&self) -> u64 {
+        let side =
+            |s: &Spectrum| s.basis.nrows() * s.basis.ncols() + s.values.len() + s.residuals.len();
+        8 * (side(&self.left) + side(&self.right)) as u64
+    }
 }
 
 /// How the measurements of a save were made.
@@ -80,6 +100,7 @@ impl Baseline {
         self.bases.extend(other.bases);
         self.warm.extend(other.warm);
         self.sketches.extend(other.sketches);
+        self.base.extend(other.base);
         self.marks.extend(other.marks);
     }
 
@@ -96,13 +117,14 @@ impl Baseline {
         let marks = self.marks.keys().map(|n| entry(n) + size_of::<Mark>());
         let kept: usize = bases.chain(warm).chain(sketches).chain(marks).sum();
         let rows = self.measured.as_ref().map_or(0, |(report, _)| report_bytes(report));
-        (kept + rows) as u64
+        let base: u64 = self.base.values().map(|space| space.n_bytes()).sum();
+        (kept + rows) as u64 + base
     }
 
     /// The starts of searches alone, without anything that a later save is compared with.
     #[must_use]
     pub fn starts_only(self) -> Self {
-        Self { warm: self.warm, marks: self.marks, ..Self::default() }
+        Self { warm: self.warm, base: self.base, marks: self.marks, ..Self::default() }
     }
 }
 

@@ -30,13 +30,14 @@ pub use profiles::StoredProfile;
 pub const FILE: &str = "history.sqlite";
 
 /// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// From the schema of a version to that of the next one; the first makes it.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("store/schema-1.sql"),
     include_str!("store/schema-2.sql"),
     include_str!("store/schema-3.sql"),
+    include_str!("store/schema-4.sql"),
 ];
 
 /// A database up to this size is read whole at every start.

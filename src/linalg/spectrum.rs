@@ -50,9 +50,10 @@ pub struct Spectrum {
     pub rows: usize,
     /// Columns of the matrix.
     pub cols: usize,
-    /// Singular values, descending; all of them if `complete`.
+    /// Singular values, descending; if `complete` all of them, but for zeros that the shape of a
+    /// product forces.
     pub values: Vec<f64>,
-    /// Whether `values` holds all min(rows, cols) singular values.
+    /// Whether `values` holds all singular values that need not be zero.
     pub complete: bool,
     /// ‖W‖_F, exact also where the values are not all known.
     pub frobenius: f64,

@@ -319,10 +319,14 @@ fn matrices(report: &Report, label: &str, width: usize, series: &mut Series) {
     // Several matrices share a layer and a role where there are experts or convolutions.
     let mut fields: BTreeMap<(Option<usize>, &str), [Mean; MATRIX_FIELDS.len()]> = BTreeMap::new();
     let mut rotations: BTreeMap<(Option<usize>, &str, usize), Mean> = BTreeMap::new();
+    let mut updates: BTreeMap<Option<usize>, Mean> = BTreeMap::new();
     for matrix in &report.matrices {
         let means = fields.entry((matrix.layer, &matrix.role)).or_default();
         for (mean, (_, field)) in means.iter_mut().zip(MATRIX_FIELDS) {
             mean.add(field(matrix));
+        }
+        if matrix.base_ratio.is_some() {
+            updates.entry(matrix.layer).or_default().add(matrix.base_ratio);
         }
         for (k, rotation) in &matrix.rotation {
             rotations.entry((matrix.layer, &matrix.role, *k)).or_default().add(*rotation);
@@ -333,6 +337,9 @@ fn matrices(report: &Report, label: &str, width: usize, series: &mut Series) {
         for (mean, (id, _)) in means.iter().zip(MATRIX_FIELDS) {
             series.put_known(id, &[label, &layer, role], mean.get());
         }
+    }
+    for (layer, mean) in &updates {
+        series.put_known(Id::AdapterUpdate, &[label, &layer_label(*layer, width)], mean.get());
     }
     for ((layer, role, k), mean) in &rotations {
         let layer = layer_label(*layer, width);

@@ -195,6 +195,8 @@ catalog! {
             "Frobenius norm of the weights; rising without end means too little decay, a jump means a fault.";
         Gauge SpectralNorm "spectral_norm" ["run", "layer", "role"]
             "Largest singular value of the weights; rising faster than weight_norm means one direction takes over.";
+        Gauge AdapterUpdate "adapter_update_ratio" ["run", "layer"]
+            "Size of what an adapter adds over that of the base model's weights, mean over the modules of a layer; rising means moving away from the base.";
         Gauge StableRank "stable_rank" ["run", "layer", "role"]
             "Squared Frobenius over squared spectral norm; falling means few directions carry the weights.";
         Gauge OverlapExcess "subspace_overlap_excess_ratio" ["run", "layer", "pair", "k"]

@@ -22,15 +22,7 @@ pub(super) fn build(
     tensors: &Tensors<'_>,
     config: Option<&Value>,
 ) -> Result<LayerGraph, String> {
-    let mut graph = LayerGraph {
-        architecture: rule.name.clone(),
-        because: String::new(),
-        matrices: Vec::new(),
-        pairs: Vec::new(),
-        heads: Vec::new(),
-        head_layout: None,
-        skipped: Vec::new(),
-    };
+    let mut graph = LayerGraph { architecture: rule.name.clone(), ..LayerGraph::default() };
     let mut depth = 0;
     for stack in &rule.stacks {
         depth += add_stack(stack, tensors, config, depth, &mut graph)?;

@@ -156,15 +156,7 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
             ..Pair::new(PairName::Chain, writes.with_bias(writer.bias()), reads, between)
         });
     }
-    LayerGraph {
-        architecture: "chain".into(),
-        because: String::new(),
-        matrices,
-        pairs,
-        heads: Vec::new(),
-        head_layout: None,
-        skipped,
-    }
+    LayerGraph { architecture: "chain".into(), matrices, pairs, skipped, ..LayerGraph::default() }
 }
 
 /// Leaves out convolutions of each channel for itself.

@@ -3,7 +3,13 @@
 //! `B·A` is all that the model sees of the two, so that `B → B·g⁻¹`, `A → g·A` changes nothing and
 //! `BᵀB − AAᵀ` is conserved whole without weight decay, as between linear layers.
 
+mod base;
+mod settings;
+
 use std::collections::BTreeMap;
+
+pub use base::BaseNames;
+pub use settings::AdapterSettings;
 
 use super::inputs::{Named, Tensors};
 use super::left::with_left;
@@ -13,6 +19,21 @@ use crate::checkpoint::natural_cmp;
 /// What stands in the name of a module's A and of its B; embeddings keep theirs without `.weight`.
 const NAMES: [(&str, &str); 2] =
     [(".lora_A.", ".lora_B."), (".lora_embedding_A", ".lora_embedding_B")];
+
+/// What the two matrices of a module change: its weight becomes W + s·B·A.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// The module's name in the model, without what adapters put before it.
+    pub module: String,
+    /// Its depth, if it stands in a stack.
+    pub layer: Option<usize>,
+    /// A, r × input.
+    pub a: Operand,
+    /// B, output × r.
+    pub b: Operand,
+    /// Whether the module is an embedding, whose weight is stored input × output.
+    pub is_embedding: bool,
+}
 
 /// The graph of an adapter; none where no name is that of one.
 pub(super) fn build(tensors: &Tensors<'_>) -> Option<LayerGraph> {
@@ -24,29 +45,28 @@ pub(super) fn build(tensors: &Tensors<'_>) -> Option<LayerGraph> {
     let mut graph = LayerGraph {
         architecture: "lora".into(),
         because: "adapters of low rank, by their tensor names".into(),
-        matrices: Vec::new(),
-        pairs: Vec::new(),
-        heads: Vec::new(),
-        head_layout: None,
-        skipped: Vec::new(),
+        ..LayerGraph::default()
     };
-    let mut by_layer: BTreeMap<Option<usize>, Vec<(Matrix, Matrix)>> = BTreeMap::new();
+    let mut by_layer: BTreeMap<Option<usize>, Vec<(&str, Matrix, Matrix)>> = BTreeMap::new();
     for (a, b) in modules {
-        let layer = layer(a.bare);
+        let (name, layer) = (a.bare, layer(a.bare));
         let both = matrix(a, Role::LoraA, layer).zip(matrix(b, Role::LoraB, layer));
         let Some((a, b)) = both.filter(|(a, b)| a.view.n_rows() == b.view.n_cols()) else {
             let reason = format!("no pair with {}: their shapes do not fit", b.info.name);
             graph.skipped.push(Left { name: a.info.name.clone(), reason });
             continue;
         };
-        by_layer.entry(layer).or_default().push((a, b));
+        by_layer.entry(layer).or_default().push((name, a, b));
     }
     for (layer, modules) in by_layer {
-        for (a, b) in modules {
-            let mut pair =
-                Pair::new(PairName::Lora, Operand::whole(&a), Operand::whole(&b), Between::Nothing);
+        for (name, a, b) in modules {
+            let (of_a, of_b) = (Operand::whole(&a), Operand::whole(&b));
+            let mut pair = Pair::new(PairName::Lora, of_a.clone(), of_b.clone(), Between::Nothing);
             pair.layer = layer;
             graph.pairs.push(pair);
+            let is_embedding = name.contains(NAMES[1].0);
+            let module = module(name).to_owned();
+            graph.adapters.push(Adapter { module, layer, a: of_a, b: of_b, is_embedding });
             graph.matrices.extend([a, b]);
         }
     }
@@ -62,6 +82,13 @@ fn partner<'t>(tensors: &'t Tensors<'_>, a: &Named<'_>) -> Option<&'t Named<'t>>
     tensors.all.iter().find(|tensor| tensor.bare == name)
 }
 
+/// The name of the module that an A belongs to. PEFT puts two attributes of its own before it.
+fn module(a: &str) -> &str {
+    let end = NAMES.iter().find_map(|(of_a, _)| a.find(of_a)).unwrap_or(a.len());
+    let module = &a[..end];
+    module.strip_prefix("base_model.model.").unwrap_or(module)
+}
+
 /// The first number between dots: the depth of the module in the model.
 fn layer(name: &str) -> Option<usize> {
     let is_number =
@@ -70,7 +97,9 @@ fn layer(name: &str) -> Option<usize> {
 }
 
 fn matrix(tensor: &Named<'_>, role: Role, layer: Option<usize>) -> Option<Matrix> {
-    let folded = tensor.fold(Storage::OutIn)?;
+    // Those of a convolution have the window in A.
+    let is_kernel = tensor.info.shape.len() > 2;
+    let folded = tensor.fold(if is_kernel { Storage::Oihw } else { Storage::OutIn })?;
     let name = tensor.info.name.clone();
     let view = View {
         tensor: name.clone(),
@@ -119,6 +148,15 @@ mod tests {
         assert_eq!(pairs, layers.map(|(layer, dim)| ("lora", layer, dim)));
         assert!(graph.pairs.iter().all(|p| p.law == Law::Full && p.name.kind() == "inmodule"));
         assert_eq!(graph.skipped.len(), 1, "{:?}", graph.skipped);
+        let modules: Vec<_> =
+            graph.adapters.iter().map(|a| (a.module.as_str(), a.is_embedding)).collect();
+        let wanted = [
+            ("model.embed_tokens", true),
+            ("model.layers.0.mlp.up_proj", false),
+            ("model.layers.0.self_attn.q_proj", false),
+            ("model.layers.1.mlp.up_proj", false),
+        ];
+        assert_eq!(modules, wanted);
     }
 
     #[test]

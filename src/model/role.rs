@@ -252,6 +252,12 @@ pub enum PairName {
     DownUnembed,
     /// The two matrices of an adapter of low rank.
     Lora,
+    /// What an adapter adds and the base model's weight, where they write.
+    #[serde(skip)]
+    UpdateOut,
+    /// What an adapter adds and the base model's weight, where they read.
+    #[serde(skip)]
+    UpdateIn,
     /// Any other two over the residual stream.
     Stream,
 }
@@ -277,11 +283,14 @@ impl PairName {
             Self::EmbedQkv => "embed_qkv",
             Self::DownUnembed => "down_unembed",
             Self::Lora => "lora",
+            Self::UpdateOut => "update_out",
+            Self::UpdateIn => "update_in",
             Self::Stream => "stream",
         }
     }
 
-    /// How close the two are: `chain` and `inmodule` pairs may alert, `stream` pairs never do.
+    /// How close the two are: `chain` and `inmodule` pairs may alert, `stream` pairs never do, nor
+    /// does an adapter against its `base`.
     #[must_use]
     pub fn kind(self) -> &'static str {
         match self {
@@ -297,6 +306,7 @@ impl PairName {
             | Self::SsmDt
             | Self::Conv
             | Self::Lora => "inmodule",
+            Self::UpdateOut | Self::UpdateIn => "base",
             Self::OUp | Self::DownQkv | Self::EmbedQkv | Self::DownUnembed | Self::Stream => {
                 "stream"
             }

@@ -75,7 +75,7 @@ fn analyse(
     let previous =
         Previous { manifest: before.map(|b| &b.manifest), baseline: before.map(|b| &b.baseline) };
     let outcome =
-        diagnostics::analyze(&manifest, &graph, &buffers, options, previous, &Unobserved)?;
+        diagnostics::analyze(&manifest, &graph, &buffers, options, previous, None, &Unobserved)?;
     let work = Work {
         parameters: outcome.report.parameters,
         n_matrices: outcome.report.matrices.len(),

@@ -21,7 +21,8 @@ fn points(series: &str) -> Vec<Point> {
         let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
         let previous = Previous { manifest: before.as_ref(), baseline: None };
         let outcome =
-            analyze(&manifest, &graph, &[], &Options::default(), previous, &Unobserved).unwrap();
+            analyze(&manifest, &graph, &[], &Options::default(), previous, None, &Unobserved)
+                .unwrap();
         let trainer = manifest.trainer.clone().unwrap_or_default();
         points.push(Point::new(Place { segment: 0, step }, &outcome.report, &trainer));
         before = Some(manifest);

@@ -27,7 +27,7 @@ fn outcome(
         memory_limit,
         ..Options::default()
     };
-    analyze(manifest, &graph, &[], &options, previous, observer)
+    analyze(manifest, &graph, &[], &options, previous, None, observer)
 }
 
 fn open(step: u64) -> Manifest {
@@ -133,7 +133,7 @@ fn tensors_larger_than_memory_are_read_in_blocks_to_the_same_bits() {
         let options =
             Options { k: ks, memory_limit, threads, exact_limit: 16, ..Options::default() };
         let outcome =
-            analyze(&save, &graph, &[], &options, Previous::default(), &Unobserved).unwrap();
+            analyze(&save, &graph, &[], &options, Previous::default(), None, &Unobserved).unwrap();
         (serde_json::to_string(&outcome.report).unwrap(), outcome.read_bytes)
     };
     let (wanted, least) = measured(1 << 30, 1);
@@ -199,7 +199,7 @@ fn a_search_that_nobody_waits_for_ends_within_its_passes() {
     let graph = model::recognize(&save.tensors, save.config.as_ref(), &rules);
     let options = Options { exact_limit: 16, ..Options::default() };
     let run = |observer: &Nth| {
-        analyze(&save, &graph, &[], &options, Previous::default(), observer).map(|_| ())
+        analyze(&save, &graph, &[], &options, Previous::default(), None, observer).map(|_| ())
     };
     let whole = Nth(0.into(), usize::MAX);
     run(&whole).unwrap();
@@ -221,7 +221,9 @@ fn searched_pairs_have_the_overlaps_of_exact_ones() {
     let graph = model::recognize(&save.tensors, save.config.as_ref(), &rules);
     let measured = |exact_limit| {
         let options = Options { k: vec![1, 2, 4], exact_limit, ..Options::default() };
-        analyze(&save, &graph, &[], &options, Previous::default(), &Unobserved).unwrap().report
+        analyze(&save, &graph, &[], &options, Previous::default(), None, &Unobserved)
+            .unwrap()
+            .report
     };
     let (exact, searched) = (measured(512), measured(16));
     assert_eq!(exact.pairs.len(), searched.pairs.len());

@@ -314,6 +314,8 @@ weightvane_balance_gap_ratio{run="lr \"3e-4\"",layer="03",pair="v_o"} 0.5
 weightvane_weight_norm{run="lr \"3e-4\"",role="embed"} 8
 # TYPE weightvane_spectral_norm gauge
 weightvane_spectral_norm{run="lr \"3e-4\"",role="embed"} 2
+# TYPE weightvane_adapter_update_ratio gauge
+weightvane_adapter_update_ratio{run="lr \"3e-4\""} 0.02
 # TYPE weightvane_stable_rank gauge
 weightvane_stable_rank{run="lr \"3e-4\"",role="embed"} 16
 # TYPE weightvane_subspace_overlap_excess_ratio gauge

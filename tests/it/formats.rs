@@ -73,7 +73,8 @@ fn report(manifest: &Manifest) -> Value {
     let buffers = model::buffers(&manifest.tensors, &graph, &rules);
     let options = Options { k: vec![1, 2, 4, 8], ..Options::default() };
     let previous = Previous::default();
-    let outcome = analyze(manifest, &graph, &buffers, &options, previous, &Unobserved).unwrap();
+    let outcome =
+        analyze(manifest, &graph, &buffers, &options, previous, None, &Unobserved).unwrap();
     let mut report = serde_json::to_value(outcome.report).unwrap();
     for key in ["checkpoint", "format", "step"] {
         report.as_object_mut().unwrap().remove(key);
@@ -100,6 +101,7 @@ fn check_weights(case: &Value, directory: &str, path: &Path) {
     };
     reference.tensors.retain(|tensor| !is_second(&tensor.name));
     manifest.config.clone_from(&reference.config);
+    reference.adapter.clone_from(&manifest.adapter);
     // numpy's safetensors has no complex numbers.
     let is_there = |name: &str| reference.tensors.iter().any(|tensor| tensor.name == name);
     manifest.tensors.retain(|t| !t.dtype.name().starts_with('C') || is_there(&t.name));

@@ -273,7 +273,7 @@ fn a_database_of_version_1_is_brought_up_with_what_it_holds() {
     drop(store);
     let version = rusqlite::Connection::open(&path).unwrap();
     let version: i64 = version.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 3);
+    assert_eq!(version, 4);
 }
 
 #[test]

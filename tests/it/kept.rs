@@ -25,7 +25,7 @@ fn outcome(save: &Manifest, baseline: Option<&Baseline>) -> Outcome {
     let rules = architectures::built_in().unwrap();
     let graph = model::recognize(&save.tensors, save.config.as_ref(), &rules);
     let previous = Previous { manifest: None, baseline };
-    analyze(save, &graph, &[], &options(), previous, &Unobserved).unwrap()
+    analyze(save, &graph, &[], &options(), previous, None, &Unobserved).unwrap()
 }
 
 fn json(outcome: &Outcome) -> String {

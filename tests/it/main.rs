@@ -5,6 +5,7 @@
     reason = "a failed lookup or unwrap is a failed test"
 )]
 
+mod adapters;
 mod anomalies;
 mod architectures;
 mod checkpoint_files;

@@ -21,7 +21,8 @@ fn check(fixture: &Path, exact_limit: usize) -> BTreeSet<Method> {
     let graph = model::recognize(&save.tensors, save.config.as_ref(), &rules);
     let options = options(exact_limit);
     let plan = Plan::new(&save, &graph, &options);
-    let outcome = analyze(&save, &graph, &[], &options, Previous::default(), &Unobserved).unwrap();
+    let outcome =
+        analyze(&save, &graph, &[], &options, Previous::default(), None, &Unobserved).unwrap();
     let methods = |kind: &str| -> Vec<(String, Method)> {
         let planned = plan.measurements.iter().filter(|m| m.kind == kind);
         planned.map(|m| (m.name.clone(), m.method)).collect()

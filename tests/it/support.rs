@@ -27,7 +27,7 @@ pub(crate) fn measure(path: &Path, ks: &[usize]) -> Report {
         memory_limit: 1 << 28,
         ..Options::default()
     };
-    analyze(&manifest, &graph, &buffers, &options, Previous::default(), &Unobserved)
+    analyze(&manifest, &graph, &buffers, &options, Previous::default(), None, &Unobserved)
         .expect("the fixture is measured")
         .report
 }
@@ -118,6 +118,14 @@ pub(crate) fn read_arrays(path: &Path) -> Arrays {
 
 /// Writes `model.safetensors` (F32) and, if given, `config.json` into a directory.
 pub(crate) fn write_checkpoint(dir: &Path, arrays: &Arrays, config: Option<&Value>) {
+    write_arrays(&dir.join("model.safetensors"), arrays);
+    if let Some(config) = config {
+        std::fs::write(dir.join("config.json"), config.to_string()).expect("the file is written");
+    }
+}
+
+/// Writes these in F32 as a safetensors file, and the directory that holds it.
+pub(crate) fn write_arrays(path: &Path, arrays: &Arrays) {
     let bytes = |a: &Array| a.values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let data: Vec<_> = arrays.iter().map(|(n, a)| (n, a.shape.clone(), bytes(a))).collect();
     let view = |shape: &Vec<usize>, bytes| {
@@ -125,9 +133,7 @@ pub(crate) fn write_checkpoint(dir: &Path, arrays: &Arrays, config: Option<&Valu
     };
     let tensors = data.iter().map(|(name, shape, bytes)| ((*name).clone(), view(shape, bytes)));
     let file = safetensors::serialize(tensors, None).expect("the tensors serialise");
-    std::fs::create_dir_all(dir).expect("the directory is made");
-    std::fs::write(dir.join("model.safetensors"), file).expect("the file is written");
-    if let Some(config) = config {
-        std::fs::write(dir.join("config.json"), config.to_string()).expect("the file is written");
-    }
+    std::fs::create_dir_all(path.parent().expect("a file lies in a directory"))
+        .expect("the directory is made");
+    std::fs::write(path, file).expect("the file is written");
 }

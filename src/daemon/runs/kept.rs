@@ -77,6 +77,7 @@ impl Run {
     pub(in crate::daemon) fn job(
         &mut self,
         queued: Queued,
+        root: &Path,
         settings: &Settings,
         (rules, options): (&Arc<Vec<Rule>>, &Arc<Options>),
         cancel: &Arc<AtomicBool>,
@@ -96,6 +97,8 @@ impl Run {
             warm_limit: settings.warm_limit,
             io_limit: settings.io_limit,
             rules: Arc::clone(rules),
+            root: root.to_owned(),
+            bases: settings.bases.clone(),
             options: Arc::clone(options),
             cancel: Arc::clone(cancel),
         }

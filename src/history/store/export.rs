@@ -40,7 +40,7 @@ const TABLES: &[Table] = &[
         query: "SELECT r.name AS run, s.step, s.saved_at, t.name, t.layer, t.stack, t.expert, t.role, t.rows, t.cols, t.dtype, \
                 t.spectrum, t.frobenius_norm, t.spectral_norm, t.stable_rank, t.effective_rank, \
                 t.spectral_entropy, t.numerical_rank, t.nan, t.inf, t.update_ratio, \
-                t.update_ratio_stderr FROM matrices t JOIN saves s ON s.id = t.save \
+                t.update_ratio_stderr, t.base_ratio FROM matrices t JOIN saves s ON s.id = t.save \
                 JOIN runs r ON r.id = s.run {where} ORDER BY r.name, s.segment, s.place, t.position",
     },
     Table {

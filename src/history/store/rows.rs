@@ -28,6 +28,7 @@ const MATRIX: &[Number<MatrixReport>] = numbers![
     "spectral_entropy" => spectral_entropy,
     "update_ratio" => update_ratio,
     "update_ratio_stderr" => update_ratio_stderr,
+    "base_ratio" => base_ratio,
 ];
 
 const PAIR: &[Number<PairReport>] = numbers![
@@ -312,6 +313,7 @@ fn load_matrices(connection: &Connection, save: i64) -> rusqlite::Result<Vec<Mat
             inf: size(row, "inf")? as u64,
             update_ratio: None,
             update_ratio_stderr: None,
+            base_ratio: None,
             rotation: BTreeMap::new(),
         };
         put_back(MATRIX, &mut matrix, row)?;

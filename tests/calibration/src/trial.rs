@@ -74,7 +74,7 @@ impl Watcher {
         let buffers = model::buffers(&manifest.tensors, &graph, &self.rules);
         let previous = Previous { manifest: before.as_ref(), baseline };
         let options = Options::default();
-        let outcome = analyze(&manifest, &graph, &buffers, &options, previous, &Unobserved)?;
+        let outcome = analyze(&manifest, &graph, &buffers, &options, previous, None, &Unobserved)?;
         let trainer = manifest.trainer.clone().unwrap_or_default();
         let place = Place { segment: 0, step: saved.step() };
         self.chronicle.add(Point::new(place, &outcome.report, &trainer));

@@ -76,6 +76,7 @@ pub(super) fn matrix(role: &str, layer: Option<usize>, update: Option<f64>) -> M
         nan: 0,
         inf: 0,
         update_ratio_stderr: None,
+        base_ratio: Some(0.02),
         update_ratio: update,
         rotation: BTreeMap::from([(4, update), (64, None)]),
     }
