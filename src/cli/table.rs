@@ -144,7 +144,7 @@ fn pair_row(pairs: &[&PairReport]) -> Vec<String> {
             + &error(first.stderr.commutator_vs_chance),
         integer(k),
         ratio(overlap),
-        ratio(k.and_then(|k| first.overlap.get(&k)).map(|o| o.chance)),
+        ratio(k.and_then(|k| mean(pairs, |p| p.overlap.get(&k).map(|o| o.chance)))),
         ratio(mean(pairs, |p| p.gap_ratio)),
         ratio(mean(pairs, |p| p.composition)),
     ]
