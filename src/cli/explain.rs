@@ -21,7 +21,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let base = diagnostics::find_base(&manifest, &graph, &bases, manifest.path.parent());
     let before = args.against.as_deref().map(checkpoint::open).transpose()?;
     let rest = if args.plan {
-        plan::text(&manifest, &graph, &options(&settings), before.as_ref())?
+        let options = options(&settings);
+        let base = base.as_ref().ok().and_then(Option::as_ref);
+        plan::text(&manifest, &graph, &options, base, before.as_ref())?
     } else {
         details(&graph)
     };

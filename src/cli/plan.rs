@@ -14,20 +14,24 @@ use weightvane::model::LayerGraph;
 /// Measurements of one kind and shape share a row.
 type Group<'a> = (&'static str, &'a [usize], Method);
 
-/// The plan as text; with the save before, also what of it need not be measured again.
+/// The plan as text, with what an adapter's base model adds to it; with the save before, also what of it need not be measured again.
 pub(super) fn text(
     manifest: &Manifest,
     graph: &LayerGraph,
     options: &Options,
+    base: Option<&Manifest>,
     before: Option<&Manifest>,
 ) -> Result<String, Failure> {
     let plan = Plan::new(manifest, graph, options);
+    let plan = plan.with_adapters(manifest, graph, base, options);
     let mut text = String::new();
     for (kind, title, shape) in [
         ("matrix", "MATRICES: singular values", "output × input"),
         ("pair", "PAIRS: Gram statistics and overlaps", "n → m → p"),
         ("heads", "HEADS: overlaps of all pairs", "heads × rows × columns"),
         ("classifier", "CLASSIFIER: distance from a simplex", "classes × d"),
+        ("update", "UPDATES: singular values of s·B·A", "output × r × input"),
+        ("base", "BASE MODEL: leading subspaces of what is changed", "output × input"),
     ] {
         text += &section(&plan, kind, title, shape);
     }
@@ -39,6 +43,10 @@ pub(super) fn text(
         giga(total(|m| m.flops_next))
     );
     let _ = writeln!(text, "to read      {}, once{}", size(plan.read_bytes), streamed(&plan));
+    if plan.base_bytes > 0 {
+        let bytes = size(plan.base_bytes);
+        let _ = writeln!(text, "of the base  {bytes}, once in a daemon's life");
+    }
     let _ = writeln!(text, "kept         {} of weights at most", size(plan.kept_bytes));
     if let Some(before) = before {
         text += &against(&plan, manifest, before)?;

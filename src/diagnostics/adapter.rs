@@ -5,6 +5,8 @@
 //! The base does not change while the adapter is trained, so of its weights the leading vectors are
 //! searched once and kept from save to save.
 
+mod plan;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +22,7 @@ use super::work::{Analysis, AnalyzeError, Missing, Previous};
 use super::{MatrixReport, PairReport, Report, Skipped};
 use crate::checkpoint::{self, Dtype, Manifest, ReadError};
 use crate::linalg::{LinalgError, LowRank, Side, Spectrum, low_rank_product, overlaps};
-use crate::model::{Adapter, AdapterSettings, BaseNames, Law, LayerGraph, Operand, PairName};
-
-/// Role of the rows that tell of ΔW.
-const ROLE: &str = "lora_update";
+use crate::model::{Adapter, AdapterSettings, BaseNames, Law, LayerGraph, Operand, PairName, Role};
 
 /// Part of the memory limit that the base's vectors may take from save to save; those of others are
 /// searched at every save.
@@ -90,6 +89,11 @@ fn update_name(adapter: &Adapter) -> String {
     format!("{} (update)", adapter.module)
 }
 
+/// Whether both factors, their orthonormal bases and the vectors of the product may be held in f64.
+fn fits(options: &Options, rows: usize, rank: usize, cols: usize) -> bool {
+    options.fits(rows.saturating_add(cols).saturating_mul(rank).saturating_mul(6))
+}
+
 /// The subspaces that an update of the adapter's ranks can be compared in.
 fn base_options(options: &Options, graph: &LayerGraph) -> Options {
     let rank = graph.adapters.iter().map(|a| a.a.shape().0).max().unwrap_or(0);
@@ -112,8 +116,7 @@ fn update(
         return Ok(None);
     }
     let name = update_name(adapter);
-    // Both factors, their orthonormal bases and the vectors of the product, in f64.
-    if !own.options.fits(rows.saturating_add(cols).saturating_mul(rank).saturating_mul(6)) {
+    if !fits(own.options, rows, rank, cols) {
         own.skip(&name, "larger than memory_limit decoded".into());
         return Ok(None);
     }
@@ -140,7 +143,7 @@ fn update(
     let row = MatrixReport {
         name,
         layer: adapter.layer,
-        role: ROLE.to_owned(),
+        role: Role::LORA_UPDATE.to_owned(),
         rows,
         cols,
         dtype: own.store.dtype(&adapter.b.parts[0].tensor).map_or("", Dtype::name),

@@ -30,7 +30,7 @@ pub enum Method {
 /// One measurement.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// `matrix`, `pair`, `heads` or `classifier`.
+    /// `matrix`, `pair`, `heads`, `classifier`, `update` of an adapter, or weight of its `base`.
     pub kind: &'static str,
     /// Role of a matrix, name of a pair, projection of heads.
     pub what: &'static str,
@@ -38,7 +38,7 @@ pub struct Planned {
     pub name: String,
     /// Layer, if it stands in one.
     pub layer: Option<usize>,
-    /// Rows × columns of a matrix; n, m, p of a pair (writer m × n, reader p × m); number, rows and
+    /// Rows × columns of a matrix; output, rank and input of an update; n, m, p of a pair (writer m × n, reader p × m); number, rows and
     /// columns of heads.
     pub shape: Vec<usize>,
     /// How.
@@ -60,6 +60,8 @@ pub struct Plan {
     pub read_bytes: u64,
     /// Tensors larger than what a thread may keep: these are read once for each pass over them.
     pub streamed: usize,
+    /// Bytes of the base model's weights that an adapter changes, read once.
+    pub base_bytes: u64,
     /// Most bytes of tensors kept at a time, over all threads.
     pub kept_bytes: u64,
 }
@@ -69,12 +71,7 @@ impl Plan {
     #[must_use]
     pub fn new(manifest: &Manifest, graph: &LayerGraph, options: &Options) -> Self {
         let tasks = Task::all(graph);
-        let mut costs = Costs {
-            options,
-            wanted: wanted_ks(graph, &options.k, &options.rotation_k),
-            seen: BTreeSet::new(),
-            grams: BTreeSet::new(),
-        };
+        let mut costs = Costs::new(options, wanted_ks(graph, &options.k, &options.rotation_k));
         // A spectrum that a pair shares with a matrix stands at the matrix.
         let is_matrix = |i: &usize| matches!(tasks[*i], Task::Matrix(_));
         let (first, then): (Vec<usize>, Vec<usize>) = (0..tasks.len()).partition(is_matrix);
@@ -87,6 +84,7 @@ impl Plan {
         Self {
             measurements: measurements.into_iter().map(|(_, planned)| planned).collect(),
             read_bytes: sizes().sum(),
+            base_bytes: 0,
             streamed: sizes().filter(|n| *n > options.budget()).count(),
             kept_bytes: shares.iter().map(|share| kept(share, options.budget(), &size)).sum(),
         }
@@ -171,8 +169,8 @@ fn planned(task: &Task<'_>, costs: &mut Costs<'_>) -> Planned {
 
 /// Operations without and with a start from the save before.
 #[derive(Debug, Clone, Copy, Default)]
-struct Cost {
-    cold: f64,
+pub(super) struct Cost {
+    pub(super) cold: f64,
     next: f64,
 }
 
@@ -196,7 +194,7 @@ const MARGIN: usize = 16;
 /// A symmetric eigenproblem with all vectors, in units of the cube of its dimension.
 const EIGEN: f64 = 10.0;
 
-struct Costs<'a> {
+pub(super) struct Costs<'a> {
     options: &'a Options,
     wanted: BTreeMap<String, Vec<usize>>,
     /// Spectra that were counted: they are remembered for what comes next.
@@ -205,8 +203,12 @@ struct Costs<'a> {
     grams: BTreeSet<(String, bool)>,
 }
 
-impl Costs<'_> {
-    fn method(&self, operand: &Operand) -> Method {
+impl<'a> Costs<'a> {
+    pub(super) fn new(options: &'a Options, wanted: BTreeMap<String, Vec<usize>>) -> Self {
+        Self { options, wanted, seen: BTreeSet::new(), grams: BTreeSet::new() }
+    }
+
+    pub(super) fn method(&self, operand: &Operand) -> Method {
         let (rows, cols) = operand.shape();
         if self.options.is_exact(rows, cols) {
             return Method::Exact;
@@ -221,7 +223,7 @@ impl Costs<'_> {
         wanted.and_then(|ks| ks.last()).copied().unwrap_or(1)
     }
 
-    fn spectrum(&mut self, operand: &Operand, side: Side) -> Cost {
+    pub(super) fn spectrum(&mut self, operand: &Operand, side: Side) -> Cost {
         let (rows, cols) = operand.shape();
         let size = real(rows) * real(cols);
         let least = real(rows.min(cols));
@@ -299,6 +301,6 @@ impl Costs<'_> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "dimensions, of an estimate")]
-fn real(n: usize) -> f64 {
+pub(super) fn real(n: usize) -> f64 {
     n as f64
 }

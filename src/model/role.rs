@@ -122,6 +122,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// Not of a stored matrix: what both matrices of an adapter add.
+    pub const LORA_UPDATE: &str = "lora_update";
+
     /// The name in labels and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {

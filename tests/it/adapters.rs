@@ -7,8 +7,8 @@ use faer::{Mat, MatRef};
 use weightvane::checkpoint::{self, Manifest};
 use weightvane::config::architectures;
 use weightvane::diagnostics::{
-    Baseline, MatrixReport, Options, Outcome, PairReport, Previous, Report, Unobserved, analyze,
-    find_base,
+    Baseline, MatrixReport, Options, Outcome, PairReport, Plan, Previous, Report, Unobserved,
+    analyze, find_base,
 };
 use weightvane::model;
 
@@ -269,4 +269,27 @@ fn an_adapter_at_its_start_adds_nothing() {
     }
     let pairs = || report.pairs.iter().filter(|p| p.kind == "base");
     assert!(pairs().count() == 12 && pairs().all(|p| p.overlap.is_empty()));
+}
+
+#[test]
+fn the_plan_names_every_update_and_what_is_read_of_the_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = grown(dir.path(), 1, 1.0);
+    let base = tests_dir("fixtures/formats/common");
+    let graph = model::recognize(&adapter.tensors, None, &[]);
+    let options = options(512);
+    let opened = checkpoint::open(&base).unwrap();
+    let plan = Plan::new(&adapter, &graph, &options);
+    let plan = plan.with_adapters(&adapter, &graph, Some(&opened), &options);
+    let names = |kind: &str| {
+        let of_kind = plan.measurements.iter().filter(|m| m.kind == kind);
+        of_kind.map(|m| m.name.clone()).collect::<Vec<_>>()
+    };
+    let outcome = measure(&adapter, &[base], &options, None);
+    let updates = outcome.report.matrices.iter().filter(|m| m.role == "lora_update");
+    assert_eq!(names("update"), updates.map(|m| m.name.clone()).collect::<Vec<_>>());
+    let outs = outcome.report.pairs.iter().filter(|p| p.pair == "update_out");
+    assert_eq!(names("base"), outs.map(|p| p.reader.clone()).collect::<Vec<_>>());
+    let without = measure(&adapter, &[], &options, None);
+    assert_eq!(plan.base_bytes, outcome.read_bytes - without.read_bytes);
 }

@@ -2,9 +2,10 @@
 
 use super::{integer, number, ratio, table};
 use weightvane::diagnostics::{MatrixReport, OverlapReport, PairReport, Report};
+use weightvane::model::Role;
 
 /// Role of the rows that tell of it.
-pub(super) const ROLE: &str = "lora_update";
+pub(super) const ROLE: &str = Role::LORA_UPDATE;
 /// Kind of the pairs that compare it.
 pub(super) const KIND: &str = "base";
 
