@@ -70,6 +70,10 @@ struct WatchArgs {
     /// Directories that hold runs
     #[arg(value_name = "ROOT")]
     roots: Vec<PathBuf>,
+    /// A model that adapters change, or a directory that holds such under their names, such as a
+    /// Hugging Face cache; may be given several times, besides `bases` in the file
+    #[arg(long = "base", value_name = "PATH")]
+    bases: Vec<PathBuf>,
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

@@ -17,6 +17,7 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     logging::start(&args.serve.log);
     let mut settings = settings(args.config.as_ref())?;
     apply(&mut settings, &args.serve);
+    settings.bases.splice(..0, args.bases.clone());
     let roots = if args.roots.is_empty() { settings.roots.clone() } else { args.roots.clone() };
     // As it is told everywhere else: with two slashes, and none at the end.
     let told = |root: PathBuf| remote::canonical(&root).unwrap_or(root);
@@ -28,10 +29,15 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     }
     roots.iter().try_for_each(|root| check_root(root))?;
     check_written(&settings, &roots).map_err(Failure::usage)?;
-    let WatchArgs { config, serve, .. } = args;
+    let WatchArgs { config, serve, bases, .. } = args;
     let watched = roots.clone();
-    let reload: Option<Reload> =
-        config.map(|path| -> Reload { Box::new(move || read_again(&path, &serve, &watched)) });
+    let reload = config.map(|path| -> Reload {
+        Box::new(move || {
+            let (mut settings, rules) = read_again(&path, &serve, &watched)?;
+            settings.bases.splice(..0, bases.clone());
+            Ok((settings, rules))
+        })
+    });
     watch(settings, roots, reload, None)
 }
 

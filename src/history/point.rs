@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::kind::{Anomaly, Kind, Severity, Subject};
 use crate::checkpoint::TrainerState;
 use crate::diagnostics::{MatrixReport, PairReport, Report};
+use crate::model::Role;
 
 /// A gap below this part of the Grams is the floor of its decay, no longer the decay.
 const MIN_GAP_RATIO: f64 = 0.02;
@@ -118,7 +119,9 @@ impl Point {
             Arc::new(Subject { layer: m.layer, pair: None, head: None, name })
         };
         let broken = report.matrices.iter().find(|m| m.nan + m.inf > 0).map(matrix);
-        let matrices = report.matrices.iter().map(|m| MatrixPoint {
+        // What an adapter adds is made of matrices that are judged themselves, and grows from nothing.
+        let stored = report.matrices.iter().filter(|m| m.role != Role::LORA_UPDATE);
+        let matrices = stored.map(|m| MatrixPoint {
             subject: matrix(m),
             norm: known(m.frobenius_norm),
             update: known(m.update_ratio),
@@ -194,7 +197,7 @@ fn known(value: Option<f64>) -> Option<f64> {
 
 fn may_alarm(pair: &PairReport) -> bool {
     let is_group = pair.group.is_some() && pair.head.is_none();
-    pair.kind != "stream" && !pair.norm_between && !is_group
+    !matches!(pair.kind, "stream" | "base") && !pair.norm_between && !is_group
 }
 
 fn subject(pair: &PairReport) -> Arc<Subject> {
@@ -271,6 +274,19 @@ mod tests {
             law_bias,
             ..PairReport::default()
         }
+    }
+
+    #[test]
+    fn what_an_adapter_adds_is_not_judged_besides_its_matrices() {
+        let row = |role: &str| MatrixReport { role: role.into(), ..MatrixReport::default() };
+        let base = PairReport { kind: "base", ..PairReport::default() };
+        let report = Report {
+            matrices: ["lora_a", "lora_b", "lora_update"].map(row).into(),
+            pairs: vec![base],
+            ..Report::default()
+        };
+        let point = Point::new(Place::default(), &report, &TrainerState::default());
+        assert_eq!((point.matrices.len(), point.pairs.len()), (2, 0));
     }
 
     #[test]

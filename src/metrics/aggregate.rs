@@ -38,7 +38,8 @@ pub fn worst_pair(report: &Report) -> Option<&PairReport> {
     report
         .pairs
         .iter()
-        .filter(|pair| pair.kind != "stream" && !pair.norm_between && !is_group(pair))
+        .filter(|pair| !matches!(pair.kind, "stream" | "base"))
+        .filter(|pair| !pair.norm_between && !is_group(pair))
         .filter(|pair| value(pair).is_finite())
         .min_by(|a, b| value(a).total_cmp(&value(b)))
 }
