@@ -21,7 +21,7 @@ pub enum OpenError {
     },
     /// It is there and the system refuses to read it (permissions, an I/O error); says nothing of
     /// the weights.
-    #[error("{}: found no way to read it, expected read permission and a working disk", shown_path(.path))]
+    #[error("{}: found no way to read it, expected read permission and a {}", shown_path(.path), medium(.path))]
     Unreadable {
         /// The file or directory.
         path: PathBuf,
@@ -93,7 +93,7 @@ pub enum ReadError {
         path: PathBuf,
     },
     /// The system refuses to read it (permissions, an I/O error).
-    #[error("{}: found no way to read it, expected read permission and a working disk", shown_path(.path))]
+    #[error("{}: found no way to read it, expected read permission and a {}", shown_path(.path), medium(.path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -187,6 +187,11 @@ pub(super) fn shown_path(path: &Path) -> String {
     path.to_string_lossy().chars().flat_map(escaped).collect()
 }
 
+/// What a path leads to, and must work for it to be read.
+fn medium(path: &Path) -> &'static str {
+    if crate::remote::is_remote(path) { "store that answers" } else { "working disk" }
+}
+
 /// A foreign text on one line and of bounded length.
 pub(super) fn one_line(text: &str) -> String {
     let mut line: String = text.chars().take(MAX_SHOWN_CHARS).flat_map(escaped).collect();
@@ -207,6 +212,15 @@ fn escaped(c: char) -> Vec<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_must_work_is_that_which_holds_it() {
+        let told = |path: &str| {
+            OpenError::Unreadable { path: path.into(), source: io::Error::other("no") }.to_string()
+        };
+        assert!(told("/runs/a").ends_with("a working disk"));
+        assert!(told("s3://bucket/a").ends_with("a store that answers"));
+    }
 
     #[test]
     fn a_hostile_path_stays_on_one_line() {
