@@ -71,7 +71,7 @@ impl Plan {
         let tasks = Task::all(graph);
         let mut costs = Costs {
             options,
-            wanted: wanted_ks(graph, &options.k, &options.rotation_k),
+            wanted: wanted_ks(graph, options),
             seen: BTreeSet::new(),
             grams: BTreeSet::new(),
         };
@@ -128,7 +128,7 @@ fn planned(task: &Task<'_>, costs: &mut Costs<'_>) -> Planned {
         Task::Matrix(m) | Task::Classifier(m) => {
             let kind = if matches!(task, Task::Matrix(_)) { "matrix" } else { "classifier" };
             let shape = vec![m.view.n_rows(), m.view.n_cols()];
-            (kind, m.role.as_str(), m.name.clone(), m.layer, shape)
+            (kind, m.role.as_str(), m.name.to_string(), m.layer, shape)
         }
         Task::Pair(p) => {
             let shape = vec![p.writer.shape().1, p.dim, p.reader.shape().0];
@@ -254,7 +254,7 @@ impl Costs<'_> {
         let is_left = (rows < cols) != operand.transposed;
         let mut flops = 0.0;
         for part in &operand.parts {
-            if self.grams.insert((part.tensor.clone(), is_left)) {
+            if self.grams.insert((part.tensor.to_string(), is_left)) {
                 flops += real(rows.min(cols)) * real(part.n_rows()) * real(part.n_cols());
             }
         }
