@@ -37,6 +37,7 @@ mod source;
 mod step;
 mod stretches;
 mod tensor;
+mod text;
 mod torch;
 mod trainer;
 mod zip;
@@ -55,6 +56,7 @@ pub use raw::{Memory, Raw};
 pub use source::Identity;
 pub use step::step_in_name;
 pub use tensor::Tensor;
+pub use text::Text;
 pub use trainer::TrainerState;
 
 /// Opens a checkpoint: finds its weight files, reads and checks their headers and the records
@@ -75,7 +77,7 @@ pub fn open(path: &Path) -> Result<Manifest, OpenError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Name as the file states it.
-    pub name: String,
+    pub name: Text,
     /// Stored type.
     pub dtype: Dtype,
     /// Dimensions, outermost first; the product is at most `2^48`.

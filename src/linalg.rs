@@ -50,7 +50,7 @@ pub use panels::{Panels, Squares, StoredGram};
 pub use probes::{DEFLATED, GramStderr, PROBES};
 pub use ridge::{SLOPE_POINTS_LIMIT, Slope, ridge_rate_ratio, theil_sen};
 pub use search::searchable;
-pub use sketch::Sketch;
+pub use sketch::{KeptSketch, Sketch};
 pub use spectrum::{Side, Spectrum, SpectrumError, THIN_SVD_LIMIT, TIE_TOLERANCE};
 
 /// The input holds a NaN or an infinity, so nothing can be measured of it.

@@ -19,42 +19,48 @@ mod pairs;
 mod recognize;
 mod role;
 mod rule;
+mod spans;
 mod split;
 mod storage;
 mod template;
 mod view;
 
+use std::sync::Arc;
+
+use crate::checkpoint::Text;
+
 pub use lora::{Adapter, AdapterSettings, BaseNames};
 pub use recognize::{buffers, recognize};
 pub use role::{Between, Law, PairName, Role};
 pub use rule::{HeadRule, IgnoreRule, MatrixRule, PairRule, Rule, RuleError, Split, Stack};
+pub use spans::{Span, Spans};
 pub use storage::Storage;
 pub use template::template;
-pub use view::{BiasView, Gain, Layout, Operand, Span, View};
+pub use view::{BiasView, Gain, Layout, Operand, View};
 
 /// A whole weight matrix of one role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
     /// Tensor name, with `#part` behind it for a part of a fused tensor and `[expert]` for one expert
     /// of a packed one.
-    pub name: String,
+    pub name: Text,
     /// Depth index, if it stands in a stack; stacks are counted on, one after another.
     pub layer: Option<usize>,
     /// Which stack, where a model has several (`encoder`, `vision`).
-    pub stack: Option<String>,
+    pub stack: Option<Text>,
     /// Which expert of its layer.
     pub expert: Option<usize>,
     /// What it does.
     pub role: Role,
     /// Where it lies.
-    pub view: View,
+    pub view: Arc<View>,
 }
 
 impl Operand {
     /// A whole matrix as an operand.
     #[must_use]
     pub fn whole(matrix: &Matrix) -> Self {
-        Self::new(matrix.name.clone(), matrix.view.clone())
+        Self::new(matrix.name.clone(), Arc::clone(&matrix.view))
     }
 }
 
@@ -66,7 +72,7 @@ pub struct Pair {
     /// Layer of the writer.
     pub layer: Option<usize>,
     /// Which stack, where a model has several.
-    pub stack: Option<String>,
+    pub stack: Option<Text>,
     /// Which expert of its layer.
     pub expert: Option<usize>,
     /// Query head, for a per-head pair.
@@ -144,9 +150,9 @@ pub struct HeadLayout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
     /// Tensor or pair.
-    pub name: String,
+    pub name: Text,
     /// Why, in words.
-    pub reason: String,
+    pub reason: Text,
 }
 
 /// A recognised model.

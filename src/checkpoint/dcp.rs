@@ -11,9 +11,10 @@ use std::path::Path;
 use super::error::{OpenError, one_line, shown};
 use super::formats::{WEIGHTS, says_other};
 use super::place::{MAX_PIECES, Place, row_major};
+use super::safetensors::MAX_IN_FILE;
 use super::source::{self, Stretch};
 use super::stretches::Stretches;
-use super::{Manifest, SourceFile, TensorInfo};
+use super::{Manifest, SourceFile, TensorInfo, Text};
 use metadata::{Chunk, Distributed};
 
 /// The file that says where everything lies, and is written last.
@@ -64,15 +65,18 @@ pub(super) fn add(
         return Err(malformed(format!("found {n_pieces} pieces, expected at most {MAX_PIECES}")));
     }
     let files = add_files(manifest, directory, &state)?;
-    let places = if is_safetensors(manifest)? {
+    let mut places = if is_safetensors(manifest)? {
         safetensors::places(manifest, &state)?
     } else {
         places(manifest, &files, &state)?
     };
+    let mut n_cut = 0;
     for (name, tensor) in &state {
-        let Some(pieces) = places.get(name.as_str()) else { continue };
+        let Some(pieces) = places.remove(name.as_str()) else { continue };
         match pieces {
-            Ok(pieces) => add_tensor(manifest, name, tensor, pieces.clone()).map_err(&malformed)?,
+            Ok(pieces) => {
+                add_tensor(manifest, name, tensor, pieces, &mut n_cut).map_err(&malformed)?;
+            }
             Err(why) => manifest.notes.push(format!("{} left out: {why}", one_line(name))),
         }
     }
@@ -85,7 +89,7 @@ pub(super) fn add(
 
 /// Where trainers keep the model under a key, keeps what is under it, and takes the key off: the
 /// names in a file of `torch.save` do not have it either.
-fn strip_key(manifest: &mut Manifest, state: &mut BTreeMap<String, Distributed>) {
+fn strip_key(manifest: &mut Manifest, state: &mut BTreeMap<Text, Distributed>) {
     let is_under = |tensor: &Distributed, key: &str| tensor.under.as_deref() == Some(key);
     let count = |key: &str| state.values().filter(|tensor| is_under(tensor, key)).count();
     let n_here = state.values().filter(|tensor| tensor.under.is_none()).count();
@@ -96,8 +100,8 @@ fn strip_key(manifest: &mut Manifest, state: &mut BTreeMap<String, Distributed>)
         manifest.notes.push(format!("left out: {n_beside} tensors beside `{key}`"));
     }
     let prefix = format!("{key}.");
-    let bare = |(name, tensor): (String, Distributed)| {
-        let bare = name.strip_prefix(&prefix).unwrap_or(&name).to_owned();
+    let bare = |(name, tensor): (Text, Distributed)| {
+        let bare = name.strip_prefix(&prefix).unwrap_or(&name).into();
         is_under(&tensor, key).then_some((bare, tensor))
     };
     *state = std::mem::take(state).into_iter().filter_map(bare).collect();
@@ -107,7 +111,7 @@ fn strip_key(manifest: &mut Manifest, state: &mut BTreeMap<String, Distributed>)
 fn add_files<'a>(
     manifest: &mut Manifest,
     directory: &Path,
-    state: &'a BTreeMap<String, Distributed>,
+    state: &'a BTreeMap<Text, Distributed>,
 ) -> Result<BTreeMap<&'a str, usize>, OpenError> {
     let mut files = BTreeMap::new();
     let chunks = || state.values().flat_map(|tensor| &tensor.chunks);
@@ -115,7 +119,7 @@ fn add_files<'a>(
         if files.contains_key(chunk.file.as_str()) {
             continue;
         }
-        let path = directory.join(&chunk.file);
+        let path = directory.join(chunk.file.as_str());
         let identity = source::look(&path).map_err(|error| match error {
             source::SourceError::Gone => {
                 let what = format!("found no such file, expected it as {METADATA} names it");
@@ -160,7 +164,7 @@ type Pieces = Result<Vec<super::place::Piece>, String>;
 fn places<'a>(
     manifest: &Manifest,
     files: &BTreeMap<&str, usize>,
-    state: &'a BTreeMap<String, Distributed>,
+    state: &'a BTreeMap<Text, Distributed>,
 ) -> Result<BTreeMap<&'a str, Pieces>, OpenError> {
     let mut order: Vec<(usize, &Chunk, &str, &Distributed)> = Vec::new();
     for (name, tensor) in state {
@@ -179,7 +183,8 @@ fn places<'a>(
             let piece = format!("the piece of tensor {} there", shown(name));
             error.at(&source.path, &piece)
         })?;
-        let pieces = places.entry(name).or_insert_with(|| Ok(Vec::new()));
+        let pieces =
+            places.entry(name).or_insert_with(|| Ok(Vec::with_capacity(tensor.chunks.len())));
         match (pieces, piece) {
             (Ok(pieces), Ok(piece)) => pieces.push(piece),
             (pieces @ Ok(_), Err(why)) => *pieces = Err(why),
@@ -191,11 +196,13 @@ fn places<'a>(
 }
 
 /// Adds a tensor; one that stacks all layers of a model, as Megatron writes them, layer by layer.
+/// `n_cut` counts the pieces that these are cut into: a few can state any number.
 fn add_tensor(
     manifest: &mut Manifest,
-    name: &str,
+    name: &Text,
     tensor: &Distributed,
     pieces: Vec<super::place::Piece>,
+    n_cut: &mut usize,
 ) -> Result<(), String> {
     let dtype = tensor.dtype;
     let named = |why: String| format!("tensor {}: {why}", shown(name));
@@ -206,16 +213,24 @@ fn add_tensor(
     let Some((front, behind)) = stacked(name).filter(|_| tensor.shape.len() > 1) else {
         let place = Place::gathered(&tensor.shape, pieces).map_err(named)?;
         let (shape, n_bytes) = (tensor.shape.clone(), n_bytes(&tensor.shape));
-        manifest.tensors.push(TensorInfo { name: name.to_owned(), dtype, shape, place, n_bytes });
+        let name = name.clone();
+        manifest.tensors.push(TensorInfo { name, dtype, shape, place, n_bytes });
         return Ok(());
     };
     // Proves that the pieces fill the whole before it is cut.
     Place::gathered(&tensor.shape, pieces.clone()).map_err(named)?;
     let (n_layers, shape) = tensor.shape.split_first().unwrap_or((&0, &[]));
+    let n_of = |piece: &super::place::Piece| piece.size.first().copied().unwrap_or(0);
+    *n_cut = pieces.iter().fold(*n_cut, |n, piece| n.saturating_add(n_of(piece)));
+    if manifest.tensors.len().saturating_add(*n_layers) > MAX_IN_FILE || *n_cut > MAX_PIECES {
+        return Err(named(format!(
+            "found {n_layers} layers, expected at most {MAX_IN_FILE} tensors and {MAX_PIECES} pieces of all layers"
+        )));
+    }
     for layer in 0..*n_layers {
         let own = pieces.iter().filter_map(|piece| piece.slice(layer, dtype.bits() / 8)).collect();
         let place = Place::gathered(shape, own).map_err(named)?;
-        let name = format!("{front}.{layer}.{behind}");
+        let name = format!("{front}.{layer}.{behind}").into();
         let (shape, n_bytes) = (shape.to_vec(), n_bytes(shape));
         manifest.tensors.push(TensorInfo { name, dtype, shape, place, n_bytes });
     }

@@ -16,7 +16,7 @@ use super::pickle::{Heap, Node, Value};
 use super::place::{MAX_PIECES, Place};
 use super::source::{self, SourceError};
 use super::torch::{self, Found, Saved};
-use super::{Dtype, Manifest, SourceFile, TensorInfo};
+use super::{Dtype, Manifest, SourceFile, TensorInfo, Text};
 use flat::{Flat, Vectors};
 
 /// The file beside the directories of saves that names the newest; written last.
@@ -106,6 +106,7 @@ pub(super) fn add(
         let place = Place::gathered(&[n_elements], pieces)
             .map_err(|why| malformed(format!("tensor {}: {why}", shown(&name))))?;
         let n_bytes = (n_elements as u64).saturating_mul(4);
+        let name = name.into();
         manifest.tensors.push(TensorInfo { name, dtype: Dtype::F32, shape, place, n_bytes });
     }
     manifest.notes.push(format!(
@@ -128,7 +129,7 @@ fn add_rest(
     let path = file.path.clone();
     let index = manifest.files.len();
     manifest.files.push(file);
-    let placed: BTreeSet<String> = manifest.tensors.iter().map(|t| t.name.clone()).collect();
+    let placed: BTreeSet<Text> = manifest.tensors.iter().map(|t| t.name.clone()).collect();
     let module = module(&saved).unwrap_or_default();
     let names = heap.get(saved.root, "buffer_names").and_then(|names| heap.tuple(names));
     let buffers: Vec<&str> =
@@ -141,7 +142,8 @@ fn add_rest(
         if second.contains(&name.as_str()) {
             manifest.notes.push(format!("{} left out: shared with another", one_line(&name)));
             manifest.left_out.push((index, name));
-        } else if buffers.contains(&name.as_str()) || (stage < 3 && !placed.contains(&name)) {
+        } else if buffers.contains(&name.as_str()) || (stage < 3 && !placed.contains(name.as_str()))
+        {
             rest.push((name, value));
         }
     }
@@ -178,6 +180,7 @@ fn add_rest(
             reason: format!("tensor {}: {why}", shown(&name)),
         })?;
         let n_bytes = (n as u64).saturating_mul(dtype.bits()) / 8;
+        let name = name.into();
         manifest.tensors.push(TensorInfo { name, dtype, shape, place, n_bytes });
     }
     Ok(())

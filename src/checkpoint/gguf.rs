@@ -154,5 +154,5 @@ fn tensor(
         Dtype::Other(_) => n_bytes,
         dtype => n_elements(&shape).and_then(|n| n.checked_mul(dtype.bits() / 8)).unwrap_or(0),
     };
-    Ok(TensorInfo { name, dtype: kind.dtype, shape, place, n_bytes })
+    Ok(TensorInfo { name: name.into(), dtype: kind.dtype, shape, place, n_bytes })
 }

@@ -60,7 +60,7 @@ pub(super) fn read(fill: &mut Fill<'_>, start: u64, size: u64) -> Result<Content
             match array::read(&bytes, &messages)? {
                 Ok((array, is_opaque)) => {
                     n_opaque = n_opaque.saturating_add(usize::from(is_opaque));
-                    contents.tensors.push(TensorInfo { name: path, ..array });
+                    contents.tensors.push(TensorInfo { name: path.into(), ..array });
                 }
                 Err(why) => contents.left_out.push((path, why)),
             }

@@ -81,7 +81,7 @@ pub(super) fn add_file(
     let index = manifest.files.len();
     let first = file.identity.size.saturating_sub(header.n_data);
     if manifest.tensors.len().saturating_add(header.tensors.len()) > MAX_TENSORS {
-        let reason = "found more than 2^20 tensors, expected fewer".to_owned();
+        let reason = "found more than 2^18 tensors, expected fewer".to_owned();
         return Err(OpenError::Malformed { path: file.path, reason });
     }
     // In place, as a copy of the largest header takes 30 MiB.

@@ -91,7 +91,7 @@ impl<'de> Visitor<'de> for WeightMap {
         while let Some(tensor) = map.next_key_seed(Name)? {
             n_tensors = n_tensors.saturating_add(1);
             if n_tensors > MAX_TENSORS {
-                return Err(de::Error::custom("more than 2^20 tensors, expected fewer"));
+                return Err(de::Error::custom("more than 2^18 tensors, expected fewer"));
             }
             let shard = map.next_value_seed(Name)?;
             if let Some(tensors) = shards.get_mut(&shard) {

@@ -134,7 +134,7 @@ fn name_all(contents: &mut Contents) {
     if contents.tensors.iter().any(|tensor| tensor.name.starts_with(legacy)) {
         for tensor in &mut contents.tensors {
             if let Some(name) = tensor.name.strip_prefix(legacy) {
-                tensor.name = name.to_owned();
+                tensor.name = name.into();
             }
         }
     }
@@ -154,7 +154,7 @@ fn name_all(contents: &mut Contents) {
         let Some(roles) = roles(&layer, &shapes).filter(|_| is_all) else { continue };
         for ((_, at), role) in variables.iter().zip(roles) {
             if let Some(tensor) = contents.tensors.get_mut(*at) {
-                tensor.name = format!("{layer}/{role}");
+                tensor.name = format!("{layer}/{role}").into();
             }
         }
     }

@@ -11,7 +11,7 @@ use super::one_file::{self, Contents, Refusal, n_elements};
 use super::place::{Coding, Deflated, Place, Stored, is_row_major, row_major};
 use super::safetensors::MAX_NAME;
 use super::zip::{self, Entry, Method};
-use super::{Manifest, TensorInfo};
+use super::{Manifest, TensorInfo, Text};
 use npy::{Element, Header, N_FRONT};
 
 /// An entry may be so many times as large as it is stored: weights hardly shrink at all.
@@ -36,7 +36,7 @@ pub(super) fn add_array(manifest: &mut Manifest, path: &Path) -> Result<(), Open
         let entry = Entry { name: name.clone(), method, offset, n_stored: size, n_bytes: size };
         let mut contents = Contents::default();
         match array(fill, &entry, &mut 0)? {
-            Ok((array, _)) => contents.tensors.push(TensorInfo { name, ..array }),
+            Ok((array, _)) => contents.tensors.push(TensorInfo { name: name.into(), ..array }),
             Err(why) => contents.left_out.push((name, why)),
         }
         Ok(contents)
@@ -61,7 +61,7 @@ fn read(fill: &mut Fill<'_>, size: u64) -> Result<Contents, Refusal> {
         match array(fill, &entry, &mut n_spare).map_err(|refusal| of_entry(refusal, &name))? {
             Ok((array, is_opaque)) => {
                 n_opaque = n_opaque.saturating_add(usize::from(is_opaque));
-                contents.tensors.push(TensorInfo { name, ..array });
+                contents.tensors.push(TensorInfo { name: name.into(), ..array });
             }
             Err(why) => contents.left_out.push((name, why)),
         }
@@ -132,18 +132,19 @@ fn array(fill: &mut Fill<'_>, entry: &Entry, n_spare: &mut u64) -> Result<Array,
         Stored { file: 0, offset, n_bytes: n_data, coding }
     };
     let place = Place::strided(&shape, &strides, stored);
-    let name = String::new();
+    let name = Text::default();
     Ok(Ok((TensorInfo { name, dtype, shape, place, n_bytes }, is_opaque)))
 }
 
 /// The header of an array and its length, or what is wrong with it.
 fn front(fill: &mut Fill<'_>, entry: &Entry) -> Result<Result<(Header, u64), String>, Refusal> {
-    let mut inflater = Inflater::new(entry.offset, entry.n_stored);
-    let is_deflated = entry.method == Method::Deflated;
+    // Its tables take 40 KiB, which an array that is stored has no use for.
+    let deflated = entry.method == Method::Deflated;
+    let mut inflater = deflated.then(|| Inflater::new(entry.offset, entry.n_stored));
     let mut read = |at: u64, buf: &mut [u8]| {
-        if !is_deflated {
+        let Some(inflater) = &mut inflater else {
             return fill(entry.offset.saturating_add(at), buf).map_err(Refusal::Open);
-        }
+        };
         inflater.read(fill, at, buf).map_err(|error| match error {
             InflateError::Source(error) => Refusal::Open(error),
             InflateError::Broken => {

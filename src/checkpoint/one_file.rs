@@ -125,7 +125,7 @@ fn without_others(mut contents: Contents) -> Contents {
 
 fn check(manifest: &Manifest, contents: &Contents) -> Result<(), Refusal> {
     if manifest.tensors.len().saturating_add(contents.tensors.len()) > MAX_TENSORS {
-        let reason = "found more than 2^20 tensors, expected fewer".to_owned();
+        let reason = "found more than 2^18 tensors, expected fewer".to_owned();
         return Err(Refusal::Malformed(reason));
     }
     if contents.tensors.is_empty() {

@@ -28,7 +28,7 @@ impl Manifest {
     pub(super) fn reader<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Reader<'a>, ReadError> {
         let TensorInfo { name, dtype, place, n_bytes, .. } = tensor;
         if !dtype.is_float() {
-            return Err(ReadError::NotFloat { name: name.clone(), dtype: *dtype });
+            return Err(ReadError::NotFloat { name: name.to_string(), dtype: *dtype });
         }
         let size = |file: usize| self.files.get(file).map(|file| file.identity.size);
         let expected = (tensor.n_elements() as u64).checked_mul(dtype.n_bytes() as u64);
@@ -43,7 +43,7 @@ impl Manifest {
             }
         };
         if expected != Some(*n_bytes) || !inside {
-            return Err(ReadError::Foreign { name: name.clone() });
+            return Err(ReadError::Foreign { name: name.to_string() });
         }
         Ok(Reader { manifest: self, tensor, stretch: Stretch::default() })
     }
@@ -127,7 +127,7 @@ impl Reader<'_> {
     ) -> Result<(), ReadError> {
         let TensorInfo { name, dtype, place, .. } = self.tensor;
         if elements.start > elements.end || elements.end > self.tensor.n_elements() {
-            return Err(ReadError::Foreign { name: name.clone() });
+            return Err(ReadError::Foreign { name: name.to_string() });
         }
         if elements.is_empty() {
             let mut files = place.files().filter_map(|file| self.manifest.files.get(file));
@@ -164,7 +164,7 @@ impl Reader<'_> {
     }
 
     fn too_large(&self) -> ReadError {
-        let name = self.tensor.name.clone();
+        let name = self.tensor.name.to_string();
         ReadError::TooLarge { name, n_elements: self.tensor.n_elements() }
     }
 }

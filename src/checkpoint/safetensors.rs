@@ -24,8 +24,11 @@ pub(super) const MAX_RANK: usize = 64;
 pub(super) const MAX_ELEMENTS: u64 = 1 << 48;
 /// Bytes of one name.
 pub(super) const MAX_NAME: usize = 4096;
-/// Tensors of one checkpoint; the largest published one has a tenth of it.
-pub(super) const MAX_TENSORS: usize = 1 << 20;
+/// Tensors of one file. A shard of the largest published models has a few thousand, and an archive
+/// has no more entries; each costs up to 900 bytes, with what is made of it.
+pub(super) const MAX_IN_FILE: usize = 1 << 16;
+/// Tensors of one checkpoint; the largest published one, Kimi K2, has half of it.
+pub(super) const MAX_TENSORS: usize = 1 << 18;
 
 /// Keys of one `__metadata__`; each costs some twelve times its bytes.
 const MAX_METADATA: usize = 65_536;
@@ -146,8 +149,9 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 header.metadata = map.next_value::<Option<Metadata>>()?.unwrap_or_default().0;
                 continue;
             }
-            if header.tensors.len() >= MAX_TENSORS {
-                return Err(de::Error::custom("more than 2^20 tensors, expected fewer"));
+            if header.tensors.len() >= MAX_IN_FILE {
+                let text = "more than 65536 tensors in one file, expected at most as many";
+                return Err(de::Error::custom(text));
             }
             header.tensors.push(map.next_value_seed(EntryOf(name))?);
         }
@@ -269,7 +273,7 @@ impl<'de> Visitor<'de> for EntryOf {
             shape: shape.ok_or_else(|| missing("shape"))?,
             place: Place::Run { file: 0, offset: start },
             n_bytes,
-            name: self.0,
+            name: self.0.into(),
         })
     }
 }

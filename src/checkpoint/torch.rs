@@ -157,7 +157,9 @@ pub(super) fn add_tensors(
     saved: &Saved,
     names: Names,
 ) -> Result<(), String> {
-    let mut seen: HashMap<tensor::Elements, String> = HashMap::new();
+    let mut seen: HashMap<u128, usize> = HashMap::with_capacity(names.len());
+    // At once: what is copied as it grows leaves holes among the small parts of the heap.
+    manifest.tensors.reserve_exact(names.len());
     let mut sorted: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
     sorted.sort_unstable();
     let mut neighbours = sorted.iter().zip(sorted.iter().skip(1));
@@ -168,17 +170,17 @@ pub(super) fn add_tensors(
         match tensor::of(&saved.heap, value, &saved.storages) {
             Found::Tensor(stated) => {
                 let elements = stated.elements();
-                let first = elements.as_ref().and_then(|elements| seen.get(elements));
-                if let Some(first) = first {
+                let known = elements.and_then(|elements| seen.get(&elements));
+                if let Some(first) = known.and_then(|at| manifest.tensors.get(*at)) {
                     manifest.notes.push(format!(
                         "{} left out: the same elements as {}",
                         super::error::one_line(&name),
-                        super::error::one_line(first)
+                        super::error::one_line(&first.name)
                     ));
                     manifest.left_out.push((file, name));
                     continue;
                 }
-                seen.extend(elements.map(|elements| (elements, name.clone())));
+                seen.extend(elements.map(|elements| (elements, manifest.tensors.len())));
                 manifest.tensors.push(stated.into_info(name, file));
             }
             Found::LeftOut(why) => {

@@ -7,7 +7,7 @@ use super::table::{integer, skipped, table};
 use super::{ExplainArgs, bases, options, plan, print, rules, settings};
 use weightvane::checkpoint::{self, Manifest};
 use weightvane::diagnostics::{self, Skipped};
-use weightvane::model::{self, LayerGraph, Pair};
+use weightvane::model::{self, HeadSet, LayerGraph, Matrix, Pair};
 
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let settings = settings(args.config.as_ref())?;
@@ -89,20 +89,20 @@ fn base_of(base: Result<Option<Manifest>, Skipped>) -> String {
 }
 
 fn details(graph: &LayerGraph) -> String {
-    let matrices = graph.matrices.iter().map(|m| {
+    let matrix = |m: &Matrix| {
         vec![
-            m.name.clone(),
+            m.name.to_string(),
             m.role.as_str().into(),
             integer(m.layer),
             format!("{}×{}", m.view.n_rows(), m.view.n_cols()),
         ]
-    });
+    };
     let mut text = String::from("\nMATRICES (output × input)\n");
-    text += &table(&["name", "role", "layer", "shape"], 2, matrices.collect());
+    text += &table(&["name", "role", "layer", "shape"], 2, graph.matrices.iter(), matrix);
     text += "\nPAIRS: the writer's columns and the reader's rows share m dimensions\n";
     text += &pairs(graph);
     if !graph.heads.is_empty() {
-        let rows = graph.heads.iter().map(|h| {
+        let row = |h: &HeadSet| {
             let space = if h.is_of_columns() { "columns" } else { "rows" };
             vec![
                 h.projection.as_str().into(),
@@ -110,16 +110,11 @@ fn details(graph: &LayerGraph) -> String {
                 h.heads.len().to_string(),
                 space.into(),
             ]
-        });
+        };
         text += "\nHEADS COMPARED\n";
-        text += &table(&["projection", "layer", "heads", "space"], 1, rows.collect());
+        text += &table(&["projection", "layer", "heads", "space"], 1, graph.heads.iter(), row);
     }
-    let left: Vec<Skipped> = graph
-        .skipped
-        .iter()
-        .map(|s| Skipped { name: s.name.clone(), reason: s.reason.clone() })
-        .collect();
-    text + &skipped(&left)
+    text + &skipped(graph.skipped.iter().map(|s| (s.name.as_str(), s.reason.as_str())))
 }
 
 /// An operand by what follows the layer in its name; the matrices above have the whole.
@@ -147,9 +142,9 @@ fn short(operand: &model::Operand) -> String {
 
 /// Heads and groups of one layer share a row.
 fn pairs(graph: &LayerGraph) -> String {
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut at = 0;
-    while let Some(first) = graph.pairs.get(at) {
+    let mut rest = graph.pairs.as_slice();
+    let rows = std::iter::from_fn(|| {
+        let first = rest.first()?;
         let alike = |p: &&Pair| {
             p.name == first.name
                 && p.layer == first.layer
@@ -157,31 +152,10 @@ fn pairs(graph: &LayerGraph) -> String {
                 && p.group.is_some() == first.group.is_some()
                 && p.expert.is_some() == first.expert.is_some()
         };
-        let n = graph.pairs[at..].iter().take_while(alike).count();
-        at += n;
-        let each = match (first.head, first.group) {
-            _ if first.expert.is_some() => format!("{n} experts"),
-            (Some(_), _) => format!("{n} heads"),
-            (_, Some(_)) => format!("{n} groups"),
-            _ => "–".into(),
-        };
-        let gain = first.reader.gain.as_ref().map_or_else(
-            || "–".into(),
-            |g| if g.one_plus { format!("1 + {}", g.tensor) } else { g.tensor.clone() },
-        );
-        rows.push(vec![
-            first.name.as_str().into(),
-            first.name.kind().into(),
-            integer(first.layer),
-            each,
-            first.dim.to_string(),
-            first.law.as_str().into(),
-            if first.norm_between { "yes" } else { "no" }.into(),
-            short(&first.writer),
-            short(&first.reader),
-            gain,
-        ]);
-    }
+        let n = rest.iter().take_while(alike).count();
+        rest = &rest[n..];
+        Some((first, n))
+    });
     let header = [
         "pair",
         "kind",
@@ -194,5 +168,31 @@ fn pairs(graph: &LayerGraph) -> String {
         "reader",
         "gain folded into the reader",
     ];
-    table(&header, 99, rows)
+    table(&header, 99, rows, |(first, n)| pair(first, n))
+}
+
+/// The row of so many pairs, by the first of them.
+fn pair(first: &Pair, n: usize) -> Vec<String> {
+    let each = match (first.head, first.group) {
+        _ if first.expert.is_some() => format!("{n} experts"),
+        (Some(_), _) => format!("{n} heads"),
+        (_, Some(_)) => format!("{n} groups"),
+        _ => "–".into(),
+    };
+    let gain = first.reader.gain.as_ref().map_or_else(
+        || "–".into(),
+        |g| if g.one_plus { format!("1 + {}", g.tensor) } else { g.tensor.to_string() },
+    );
+    vec![
+        first.name.as_str().into(),
+        first.name.kind().into(),
+        integer(first.layer),
+        each,
+        first.dim.to_string(),
+        first.law.as_str().into(),
+        if first.norm_between { "yes" } else { "no" }.into(),
+        short(&first.writer),
+        short(&first.reader),
+        gain,
+    ]
 }

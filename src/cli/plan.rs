@@ -69,15 +69,15 @@ fn section(plan: &Plan, kind: &str, title: &str, shape: &str) -> String {
         return String::new();
     }
     let between = if kind == "pair" { " → " } else { "×" };
-    let rows = order.iter().map(|key| {
+    let row = |key| {
         let (n, cold, next) = groups[key];
         let (what, dims, method) = key;
         let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
         let method = self::method(*method);
         vec![(*what).into(), method, dims.join(between), n.to_string(), giga(cold), giga(next)]
-    });
+    };
     let header = ["what", "method", shape, "count", "GFLOP", "at the next save"];
-    format!("\n{title}\n{}", table(&header, 2, rows.collect()))
+    format!("\n{title}\n{}", table(&header, 2, order.iter(), row))
 }
 
 fn method(method: Method) -> String {

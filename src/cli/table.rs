@@ -2,23 +2,29 @@
 
 mod adapters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
-use weightvane::diagnostics::{MatrixReport, PairReport, Report, Skipped};
+use weightvane::diagnostics::{HeadReport, MatrixReport, PairReport, Report};
 
 /// Most rows of one table; the JSON holds all.
 const MAX_ROWS: usize = 200;
 /// Most tensors named under one reason.
 const MAX_NAMES: usize = 3;
 
-/// A table whose columns from `numbers` on hold numbers.
-pub(super) fn table(header: &[&str], numbers: usize, rows: Vec<Vec<String>>) -> String {
+/// A table of a `row` for each item, whose columns from `numbers` on hold numbers. Only the rows that
+/// are shown are made: a checkpoint can name a hundred thousand matrices.
+pub(super) fn table<T>(
+    header: &[&str],
+    numbers: usize,
+    mut items: impl Iterator<Item = T>,
+    row: impl FnMut(T) -> Vec<String>,
+) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
-    let more = rows.len().saturating_sub(MAX_ROWS);
-    table.add_rows(rows.into_iter().take(MAX_ROWS));
+    table.add_rows(items.by_ref().take(MAX_ROWS).map(row));
+    let more = items.count();
     for column in table.column_iter_mut().skip(numbers) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -87,7 +93,7 @@ pub(super) fn report(report: &Report) -> String {
         let stored = report.matrices.iter().filter(|m| m.role != adapters::ROLE);
         text += &matrices(stored);
     }
-    text + &skipped(&report.skipped)
+    text + &skipped(report.skipped.iter().map(|s| (s.name.as_str(), s.reason.as_str())))
 }
 
 /// Pairs of one kind in a layer, of heads, experts or convolutions, share a row: the mean, and the
@@ -102,7 +108,6 @@ fn pairs(report: &Report) -> String {
         });
         groups.entry((pair.layer, at)).or_default().push(pair);
     }
-    let rows = groups.values().map(|pairs| pair_row(pairs)).collect();
     let header = [
         "pair",
         "layer",
@@ -117,7 +122,7 @@ fn pairs(report: &Report) -> String {
         "gap ratio",
         "composition",
     ];
-    table(&header, 5, rows)
+    table(&header, 5, groups.values(), |pairs| pair_row(pairs))
 }
 
 fn pair_row(pairs: &[&PairReport]) -> Vec<String> {
@@ -182,7 +187,7 @@ fn spread(
 }
 
 fn heads(report: &Report) -> String {
-    let rows = report.heads.iter().map(|h| {
+    let row = |h: &HeadReport| {
         vec![
             h.projection.to_string(),
             h.layer.to_string(),
@@ -192,14 +197,14 @@ fn heads(report: &Report) -> String {
             ratio(h.overlap_chance),
             number(h.effective_heads),
         ]
-    });
+    };
     let header =
         ["projection", "layer", "heads", "overlap", "largest", "chance", "effective heads"];
-    table(&header, 1, rows.collect())
+    table(&header, 1, report.heads.iter(), row)
 }
 
 fn matrices<'r>(matrices: impl Iterator<Item = &'r MatrixReport>) -> String {
-    let rows = matrices.map(|m| {
+    let row = |m: &'r MatrixReport| {
         vec![
             m.name.clone(),
             m.role.clone(),
@@ -213,7 +218,7 @@ fn matrices<'r>(matrices: impl Iterator<Item = &'r MatrixReport>) -> String {
             integer(m.numerical_rank),
             number(m.update_ratio) + &error(m.update_ratio_stderr),
         ]
-    });
+    };
     let header = [
         "name",
         "role",
@@ -227,26 +232,31 @@ fn matrices<'r>(matrices: impl Iterator<Item = &'r MatrixReport>) -> String {
         "rank",
         "update",
     ];
-    table(&header, 2, rows.collect())
+    table(&header, 2, matrices, row)
 }
 
-/// What was left out, by reason.
-pub(super) fn skipped(skipped: &[Skipped]) -> String {
-    if skipped.is_empty() {
-        return String::new();
-    }
-    let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
-    for s in skipped {
-        match by_reason.iter_mut().find(|(reason, _)| *reason == s.reason) {
-            Some((_, names)) => names.push(&s.name),
-            None => by_reason.push((&s.reason, vec![&s.name])),
+/// What was left out, as name and reason, by reason.
+pub(super) fn skipped<'s>(skipped: impl Iterator<Item = (&'s str, &'s str)>) -> String {
+    let mut by_reason: Vec<(&str, Vec<&str>, usize)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (name, reason) in skipped {
+        let at = *places.entry(reason).or_insert_with(|| {
+            by_reason.push((reason, Vec::new(), 0));
+            by_reason.len() - 1
+        });
+        let (_, names, n) = &mut by_reason[at];
+        *n += 1;
+        if names.len() < MAX_NAMES {
+            names.push(name);
         }
     }
-    let rows = by_reason.into_iter().map(|(reason, names)| {
-        let shown = names.iter().take(MAX_NAMES).copied().collect::<Vec<_>>().join(", ");
-        let more = names.len().saturating_sub(MAX_NAMES);
+    if by_reason.is_empty() {
+        return String::new();
+    }
+    let row = |(reason, names, n): &(&str, Vec<&str>, usize)| {
+        let more = n - names.len();
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        vec![format!("{shown}{more}"), reason.to_owned()]
-    });
-    format!("\nNOT MEASURED\n{}", table(&["what", "why"], 9, rows.collect()))
+        vec![format!("{}{more}", names.join(", ")), (*reason).to_owned()]
+    };
+    format!("\nNOT MEASURED\n{}", table(&["what", "why"], 9, by_reason.iter(), row))
 }

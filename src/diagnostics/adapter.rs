@@ -112,7 +112,8 @@ fn update(
 ) -> Result<Option<(LowRank, MatrixReport)>, Missing> {
     let (rows, rank) = adapter.b.shape();
     let cols = adapter.a.shape().1;
-    if own.non_finite(&adapter.a.parts)? != (0, 0) || own.non_finite(&adapter.b.parts)? != (0, 0) {
+    let views = adapter.a.views().chain(adapter.b.views());
+    if own.non_finite(views)? != (0, 0) {
         return Ok(None);
     }
     let name = update_name(adapter);
@@ -197,7 +198,7 @@ impl<'a> Base<'a> {
     fn space(&mut self, operand: &Operand) -> Result<BaseSpace, Missing> {
         let analysis = &mut self.analysis;
         analysis.begin();
-        if analysis.non_finite(&operand.parts)? != (0, 0) {
+        if analysis.non_finite(operand.views())? != (0, 0) {
             return Err(LinalgError::NotFinite(crate::linalg::NotFinite).into());
         }
         let k = analysis.k_max();
@@ -270,7 +271,7 @@ fn against(
             kind: name.kind(),
             layer: adapter.layer,
             writer: row.name.clone(),
-            reader: operand.parts[0].tensor.clone(),
+            reader: operand.parts[0].tensor.to_string(),
             dim: ours.rows,
             law: Law::None.as_str(),
             overlap: found.iter().map(|o| (o.k, overlap_report(o))).collect(),

@@ -18,7 +18,7 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, pair: &Pair) -> Result<(), An
         return Ok(());
     }
     for operand in [&pair.writer, &pair.reader] {
-        let (nan, inf) = analysis.non_finite(&operand.parts)?;
+        let (nan, inf) = analysis.non_finite(operand.views())?;
         if nan + inf > 0 {
             let what = format!("`{}` holds {nan} NaN and {inf} infinite values", operand.label);
             analysis.skip(&title(pair), what);
@@ -110,12 +110,12 @@ fn pair_report(
         pair: pair.name.as_str(),
         kind: pair.name.kind(),
         layer: pair.layer,
-        stack: pair.stack.clone(),
+        stack: pair.stack.as_ref().map(ToString::to_string),
         expert: pair.expert,
         head: pair.head,
         group: pair.group,
-        writer: pair.writer.label.clone(),
-        reader: pair.reader.label.clone(),
+        writer: pair.writer.label.to_string(),
+        reader: pair.reader.label.to_string(),
         dim: pair.dim,
         law: pair.law.as_str(),
         norm_between: pair.norm_between,

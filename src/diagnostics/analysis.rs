@@ -1,12 +1,13 @@
 //! The work on one checkpoint, shared out to threads and put together again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::baseline::{Baseline, Known, Made, Mark};
 use super::observer::Observer;
@@ -51,8 +52,8 @@ pub fn analyze(
     observer: &dyn Observer,
 ) -> Result<Outcome, AnalyzeError> {
     let tasks = Task::all(graph);
-    let wanted = wanted_ks(graph, &options.k, &options.rotation_k);
-    let fingerprint = xxh3_128(format!("{graph:?}").as_bytes());
+    let wanted = wanted_ks(graph, options);
+    let fingerprint = fingerprint(graph);
     let baseline = previous.baseline.filter(|baseline| baseline.is_of(fingerprint));
     let previous = Previous { baseline, ..previous };
     let known = previous.baseline.and_then(|b| Known::new(b, options));
@@ -226,8 +227,7 @@ impl Shared<'_> {
         seen: &BTreeMap<String, Mark>,
         report: &mut Report,
     ) -> Result<Part, AnalyzeError> {
-        let used: std::collections::HashSet<&str> =
-            graph.matrices.iter().map(|m| m.view.tensor.as_str()).collect();
+        let used: HashSet<&str> = graph.matrices.iter().map(|m| m.view.tensor.as_str()).collect();
         let mut analysis = Analysis::new(
             self.manifest,
             self.options,
@@ -243,7 +243,7 @@ impl Shared<'_> {
                 continue;
             }
             // Gains and biases were met with their matrices.
-            let mark = match seen.get(&info.name) {
+            let mark = match seen.get(info.name.as_str()) {
                 Some(mark) => *mark,
                 None => analysis.store.mark(&info.name)?,
             };
@@ -253,7 +253,7 @@ impl Shared<'_> {
             report.inf += inf;
             if nan + inf > 0 {
                 let reason = format!("holds {nan} NaN and {inf} infinite values");
-                report.skipped.push(Skipped { name: info.name.clone(), reason });
+                report.skipped.push(Skipped { name: info.name.to_string(), reason });
             }
         }
         Ok(analysis.into())
@@ -270,8 +270,25 @@ impl From<Analysis<'_>> for Part {
     }
 }
 
+/// Hash of the graph as it is told for debugging, which is never there as a whole: it takes two KiB
+/// for each matrix.
+fn fingerprint(graph: &LayerGraph) -> u128 {
+    struct Hashed(Xxh3);
+    impl std::fmt::Write for Hashed {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.update(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut hashed = Hashed(Xxh3::new());
+    // Neither the graph nor the hash ever fails.
+    let _ = write!(hashed, "{graph:?}");
+    hashed.0.digest128()
+}
+
 fn empty_report(manifest: &Manifest, graph: &LayerGraph, buffers: &[&str]) -> Report {
-    let is_parameter = |name: &str| !buffers.contains(&name);
+    let buffers: HashSet<&str> = buffers.iter().copied().collect();
+    let is_parameter = |name: &str| !buffers.contains(name);
     let parameters = manifest
         .tensors
         .iter()
@@ -281,7 +298,7 @@ fn empty_report(manifest: &Manifest, graph: &LayerGraph, buffers: &[&str]) -> Re
     let skipped = graph
         .skipped
         .iter()
-        .map(|left| Skipped { name: left.name.clone(), reason: left.reason.clone() })
+        .map(|left| Skipped { name: left.name.to_string(), reason: left.reason.to_string() })
         .collect();
     Report {
         checkpoint: manifest.name.clone(),

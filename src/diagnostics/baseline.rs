@@ -8,7 +8,9 @@ use faer::Mat;
 use super::options::Options;
 use super::{HeadReport, MatrixReport, OverlapReport, PairReport, Report};
 use crate::checkpoint::Scan;
-use crate::linalg::{Sketch, Spectrum, WarmStart};
+#[cfg(test)]
+use crate::linalg::Sketch;
+use crate::linalg::{KeptSketch, Spectrum, WarmStart};
 use crate::model::{HeadSet, Matrix, Pair};
 
 /// A tensor as it was seen: whether it changed since can be told from its hash.
@@ -45,7 +47,7 @@ pub struct Baseline {
     /// Content of an operand → start of the next search.
     pub(super) warm: BTreeMap<String, WarmStart>,
     /// Matrix name → sketch of its values, and ‖W‖_F.
-    pub(super) sketches: BTreeMap<String, (Sketch, f64)>,
+    pub(super) sketches: BTreeMap<String, (KeptSketch, f64)>,
     /// Weight of the base model that an adapter changes → its leading vectors.
     pub(super) base: BTreeMap<String, Arc<BaseSpace>>,
     /// Tensor → hash and counts.
@@ -113,7 +115,7 @@ impl Baseline {
             let numbers = w.bulk.sigma.len() + w.bulk.weight.len() + w.reached.len();
             entry(n) + size_of_val(w.basis.values()) + 8 * numbers
         });
-        let sketches = self.sketches.keys().map(|n| entry(n) + 8 * Sketch::BUCKETS);
+        let sketches = self.sketches.iter().map(|(n, (s, _))| entry(n) + s.n_bytes());
         let marks = self.marks.keys().map(|n| entry(n) + size_of::<Mark>());
         let kept: usize = bases.chain(warm).chain(sketches).chain(marks).sum();
         let rows = self.measured.as_ref().map_or(0, |(report, _)| report_bytes(report));
@@ -201,6 +203,6 @@ impl<'a> Known<'a> {
 impl Baseline {
     /// One that holds these sketches alone.
     pub(crate) fn of_sketches(sketches: impl Iterator<Item = (String, Sketch)>) -> Self {
-        Self { sketches: sketches.map(|(n, s)| (n, (s, 1.0))).collect(), ..Self::default() }
+        Self { sketches: sketches.map(|(n, s)| (n, (s.into(), 1.0))).collect(), ..Self::default() }
     }
 }

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::baseline::{Baseline, Mark};
 use super::options::Options;
-use crate::linalg::{Bulk, HalfBasis, Sketch, WarmStart};
+use crate::linalg::{Bulk, HalfBasis, KeptSketch, Sketch, WarmStart};
 
 /// Version of the format; files of another one are refused.
 const FORMAT: u32 = 3;
@@ -230,7 +230,7 @@ impl Baseline {
             add(format!("warm.{i}.reached"), Values::List(start.reached.clone()));
         }
         for (i, (sketch, _)) in self.sketches.values().enumerate() {
-            add(format!("sketches.{i}"), Values::List(sketch.buckets().to_vec()));
+            add(format!("sketches.{i}"), Values::List(sketch.whole().buckets().to_vec()));
         }
         let moments = self.warm.values().map(|w| w.bulk.second_moment).collect();
         add("moments".into(), Values::List(moments));
@@ -245,7 +245,7 @@ impl Baseline {
         options: &Options,
         arrays: &BTreeMap<String, Array<'_>>,
     ) -> Result<HashMap<String, String>, PersistError> {
-        let sketch = |(matrix, (sketch, _)): (&String, &(Sketch, f64))| SketchRecord {
+        let sketch = |(matrix, (sketch, _)): (&String, &(KeptSketch, f64))| SketchRecord {
             matrix: matrix.clone(),
             seed: sketch.seed(),
             n_elements: sketch.n_elements(),
@@ -321,7 +321,7 @@ impl Reader<'_> {
             let Some(sketch) = Sketch::from_buckets(note.seed, note.n_elements, buckets) else {
                 return wrong("another number of sums", "those of a sketch");
             };
-            once(&mut baseline.sketches, &note.matrix, (sketch, norm))?;
+            once(&mut baseline.sketches, &note.matrix, (sketch.into(), norm))?;
         }
         for (note, max_abs) in marks.iter().zip(max_abs) {
             let MarkRecord { tensor, nan, inf, overflow, .. } = note;

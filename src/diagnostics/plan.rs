@@ -71,7 +71,7 @@ impl Plan {
     #[must_use]
     pub fn new(manifest: &Manifest, graph: &LayerGraph, options: &Options) -> Self {
         let tasks = Task::all(graph);
-        let mut costs = Costs::new(options, wanted_ks(graph, &options.k, &options.rotation_k));
+        let mut costs = Costs::new(options, wanted_ks(graph, options));
         // A spectrum that a pair shares with a matrix stands at the matrix.
         let is_matrix = |i: &usize| matches!(tasks[*i], Task::Matrix(_));
         let (first, then): (Vec<usize>, Vec<usize>) = (0..tasks.len()).partition(is_matrix);
@@ -126,7 +126,7 @@ fn planned(task: &Task<'_>, costs: &mut Costs<'_>) -> Planned {
         Task::Matrix(m) | Task::Classifier(m) => {
             let kind = if matches!(task, Task::Matrix(_)) { "matrix" } else { "classifier" };
             let shape = vec![m.view.n_rows(), m.view.n_cols()];
-            (kind, m.role.as_str(), m.name.clone(), m.layer, shape)
+            (kind, m.role.as_str(), m.name.to_string(), m.layer, shape)
         }
         Task::Pair(p) => {
             let shape = vec![p.writer.shape().1, p.dim, p.reader.shape().0];
@@ -256,7 +256,7 @@ impl<'a> Costs<'a> {
         let is_left = (rows < cols) != operand.transposed;
         let mut flops = 0.0;
         for part in &operand.parts {
-            if self.grams.insert((part.tensor.clone(), is_left)) {
+            if self.grams.insert((part.tensor.to_string(), is_left)) {
                 flops += real(rows.min(cols)) * real(part.n_rows()) * real(part.n_cols());
             }
         }

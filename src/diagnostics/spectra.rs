@@ -23,9 +23,9 @@ pub(super) fn measure(analysis: &mut Analysis<'_>, matrix: &Matrix) -> Result<()
     analysis.report.inf += inf;
     let dtype = analysis.store.dtype(&matrix.view.tensor).map_or("", Dtype::name);
     let mut report = MatrixReport {
-        name: matrix.name.clone(),
+        name: matrix.name.to_string(),
         layer: matrix.layer,
-        stack: matrix.stack.clone(),
+        stack: matrix.stack.as_ref().map(ToString::to_string),
         expert: matrix.expert,
         role: matrix.role.as_str().to_owned(),
         rows: matrix.view.n_rows(),
@@ -158,7 +158,8 @@ fn update(
     let stored = analysis.store.stored(&matrix.view, 1.0)?;
     let mut sketch = Sketch::new(before.map_or(analysis.options.seed, |(then, _)| then.seed()));
     stored.for_slices(64, &mut |_, values| sketch.add(values))?;
-    let mut estimate = before.and_then(|(then, norm)| sketch.distance(then).zip(Some(*norm)));
+    let mut estimate =
+        before.and_then(|(then, norm)| sketch.distance(&then.whole()).zip(Some(*norm)));
     if before.is_none() || is_cheap {
         let has_before = analysis.previous_store.is_some();
         let n_values = matrix.view.n_rows().saturating_mul(matrix.view.n_cols());
@@ -181,7 +182,7 @@ fn update(
         report.update_ratio_stderr = Some(error / norm);
     }
     let norm = report.frobenius_norm.unwrap_or(0.0);
-    analysis.baseline.sketches.insert(name.to_owned(), (sketch, norm));
+    analysis.baseline.sketches.insert(name.to_owned(), (sketch.into(), norm));
     Ok(())
 }
 

@@ -115,8 +115,8 @@ impl<'a> Store<'a> {
 
     /// Spacing of the stored type, of the coarsest tensor of the operand. Values are measured as
     /// f32, so f64 tensors are no finer than that.
-    pub(super) fn storage_eps(&self, views: &[View]) -> f64 {
-        let of = |v: &View| self.dtype(&v.tensor).and_then(Dtype::storage_eps);
+    pub(super) fn storage_eps(&self, views: &[Arc<View>]) -> f64 {
+        let of = |v: &Arc<View>| self.dtype(&v.tensor).and_then(Dtype::storage_eps);
         views.iter().filter_map(of).fold(f64::from(f32::EPSILON), f64::max)
     }
 
@@ -174,7 +174,7 @@ impl<'a> Store<'a> {
         }
         let known = |t: &&TensorInfo| t.dtype.is_float() && t.n_bytes > 0;
         let smallest = self.manifest.tensors.iter().filter(known).min_by_key(|t| t.n_bytes);
-        let before = smallest.and_then(|t| self.before?.get(&t.name));
+        let before = smallest.and_then(|t| self.before?.get(t.name.as_str()));
         let expects = match smallest.zip(before) {
             None => false,
             Some((info, mark)) => {
@@ -312,7 +312,7 @@ impl<'a> Store<'a> {
 
     /// An operand as a decoded matrix: blocks transposed, stacked, gain folded in.
     pub(super) fn operand(&mut self, operand: &Operand) -> Result<Dense, ReadError> {
-        if let ([only], None) = (operand.parts.as_slice(), &operand.gain) {
+        if let ([only], None) = (&*operand.parts, &operand.gain) {
             let dense = self.view(only)?;
             return Ok(if operand.transposed { dense.transposed() } else { dense });
         }

@@ -11,7 +11,7 @@ use super::observer::Observer;
 use super::sums::{Place, Sums};
 use crate::checkpoint::{Dtype, Manifest, Raw, ReadError, TensorInfo};
 use crate::linalg::{LinalgError, Panels, Side, Squares, StoredGram};
-use crate::model::{Layout, Span, View};
+use crate::model::{Layout, Span, Spans, View};
 
 /// Bytes of a file read at a time for a tensor that is not kept: 16 MiB.
 const FILE_BLOCK: usize = 1 << 24;
@@ -54,8 +54,8 @@ pub(super) struct Stored<'a> {
     info: &'a TensorInfo,
     /// Columns of the whole stored matrix.
     width: usize,
-    rows: Vec<Span>,
-    cols: Vec<Span>,
+    rows: Spans,
+    cols: Spans,
     /// Whether the matrix in output × input orientation is the transpose of what is stored.
     pub(super) transposed: bool,
     /// What values are multiplied with, a power of two.
@@ -118,7 +118,7 @@ impl<'a> Stored<'a> {
     /// The whole tensor and the wanted columns, where its values can be used as they are stored.
     fn undecoded(&self) -> Option<(&[f32], Range<usize>)> {
         let Bytes::Memory(raw) = &self.bytes else { return None };
-        let [Span { start, len, step: 1 }] = self.cols.as_slice() else { return None };
+        let [Span { start, len, step: 1 }] = &*self.cols else { return None };
         let as_stored = cfg!(target_endian = "little")
             && self.dtype() == Dtype::F32
             && self.scale.to_bits() == 1.0f32.to_bits();
@@ -198,7 +198,7 @@ impl<'a> Stored<'a> {
     /// The wanted columns of `n` whole rows, each `step` behind the one before.
     fn decode(&self, bytes: &[u8], n: usize, step: usize, into: &mut [f32]) {
         let (size, row) = (self.dtype().n_bytes(), self.row_bytes());
-        if let [all] = self.cols.as_slice()
+        if let [all] = &*self.cols
             && *all == Span::from(0..self.width)
             && step == 1
         {
@@ -316,10 +316,10 @@ mod tests {
         for budget in [1 << 20, 8] {
             let mut store = Store::new(&manifest, budget, None, &Unobserved);
             let operand = Operand {
-                parts: parts.to_vec(),
+                parts: parts.iter().cloned().map(Into::into).collect(),
                 transposed: false,
                 gain: None,
-                bias: Vec::new(),
+                bias: Box::default(),
                 label: "w".into(),
             };
             assert_eq!(operand.shape(), (wanted.len(), wanted[0].len()));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     fn view(layout: Layout, lead: usize, rows: Span, cols: Span) -> View {
-        View { tensor: "w".into(), layout, lead, rows: vec![rows], cols: vec![cols] }
+        View { tensor: "w".into(), layout, lead, rows: vec![rows].into(), cols: vec![cols].into() }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a few hundred elements")]

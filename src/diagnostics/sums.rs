@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use faer::Mat;
 
+use crate::checkpoint::Text;
 use crate::linalg::{Side, Squares};
-use crate::model::Span;
+use crate::model::Spans;
 
 /// Grams remembered: those of a layer's matrices. The largest that a search forms takes 4 MiB.
 const KEPT_GRAMS: usize = 8;
@@ -14,11 +15,11 @@ const KEPT_GRAMS: usize = 8;
 /// A part of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) tensor: String,
+    pub(super) tensor: Text,
     /// Stored columns of the whole tensor.
     pub(super) width: usize,
-    pub(super) rows: Vec<Span>,
-    pub(super) cols: Vec<Span>,
+    pub(super) rows: Spans,
+    pub(super) cols: Spans,
 }
 
 /// Whose Gram: of which side, of values times which factor (the bits of an `f32`).
@@ -69,8 +70,8 @@ mod tests {
     use super::*;
 
     fn place(tensor: &str, to: usize) -> Place {
-        let part = || vec![Span::from(0..to)];
-        Place { tensor: tensor.to_owned(), width: to, rows: part(), cols: part() }
+        let part = || Spans::from(0..to);
+        Place { tensor: tensor.into(), width: to, rows: part(), cols: part() }
     }
 
     #[test]

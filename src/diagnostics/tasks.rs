@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::options::Options;
 use crate::linalg::searchable;
 use crate::model::{HeadSet, LayerGraph, Matrix, Operand, Pair, Role, View};
 
@@ -61,7 +62,7 @@ impl<'a> Task<'a> {
             Self::Matrix(matrix) | Self::Classifier(matrix) => size(&matrix.view),
             Self::Heads(set) => set.heads.iter().map(size).sum(),
             Self::Pair(pair) => {
-                [&pair.writer, &pair.reader].iter().flat_map(|o| &o.parts).map(size).sum()
+                [&pair.writer, &pair.reader].iter().flat_map(|o| o.views()).map(size).sum()
             }
         }
     }
@@ -123,7 +124,7 @@ impl Content {
             let lead = if *lead == 1 { String::new() } else { format!("/{lead}") };
             format!("{tensor}{lead}{rows:?}{cols:?}")
         };
-        let blocks: Vec<String> = operand.parts.iter().map(block).collect();
+        let blocks: Vec<String> = operand.views().map(block).collect();
         let turned = if operand.transposed && !flipped { "T" } else { "" };
         let gain = operand.gain.as_ref().map_or(String::new(), |g| format!("*{}", g.tensor));
         let key = format!("{}{turned}{gain}", blocks.join("+"));
@@ -131,25 +132,24 @@ impl Content {
     }
 }
 
-/// Subspace dimensions asked of every content by its matrix and its pairs, rising.
-pub(super) fn wanted_ks(
-    graph: &LayerGraph,
-    ks: &[usize],
-    rotation_k: &[usize],
-) -> BTreeMap<String, Vec<usize>> {
+/// Subspace dimensions asked of every content that is searched by its matrix and its pairs, rising.
+pub(super) fn wanted_ks(graph: &LayerGraph, options: &Options) -> BTreeMap<String, Vec<usize>> {
     let mut wanted: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let mut ask = |operand: &Operand, more: &mut dyn Iterator<Item = usize>| {
         let (rows, cols) = operand.shape();
+        if options.is_exact(rows, cols) {
+            return;
+        }
         let more = more.filter(|k| searchable(*k, rows.min(cols)));
         wanted.entry(Content::of(operand).key).or_default().extend(more);
     };
     for matrix in &graph.matrices {
-        ask(&Operand::whole(matrix), &mut rotation_k.iter().copied());
+        ask(&Operand::whole(matrix), &mut options.rotation_k.iter().copied());
     }
     for pair in graph.pairs.iter().filter(|p| p.group.is_none()) {
         let extra = pair.classes.map(|c| c.saturating_sub(1)).filter(|k| *k > 0);
         for operand in [&pair.writer, &pair.reader] {
-            ask(operand, &mut ks.iter().copied().chain(extra));
+            ask(operand, &mut options.k.iter().copied().chain(extra));
         }
     }
     for ks in wanted.values_mut() {

@@ -200,7 +200,10 @@ impl<'a> Analysis<'a> {
     }
 
     /// NaN and infinite values of the operand's blocks.
-    pub(super) fn non_finite(&mut self, views: &[View]) -> Result<(u64, u64), ReadError> {
+    pub(super) fn non_finite<'v>(
+        &mut self,
+        views: impl IntoIterator<Item = &'v View>,
+    ) -> Result<(u64, u64), ReadError> {
         let mut sum = (0, 0);
         for view in views {
             let (nan, inf) = self.store.non_finite(view)?;

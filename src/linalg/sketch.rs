@@ -2,7 +2,11 @@
 
 #![expect(clippy::inline_always, reason = "only inside of a dispatched function is it vectorised")]
 
+mod kept;
+
 use pulp::{Arch, Simd, WithSimd};
+
+pub use kept::KeptSketch;
 
 /// Numbers drawn for one chunk: 64 signs in each but the last, which is its rotation.
 const DRAWS: usize = Sketch::BUCKETS / 64 + 1;

@@ -6,6 +6,7 @@ use super::pairs::Builder;
 use super::role::HeadsOf;
 use super::{
     Between, BiasView, HeadLayout, HeadSet, Law, Operand, Pair, PairName, PairRule, Role, Span,
+    Spans,
 };
 
 use serde_json::Value;
@@ -58,14 +59,15 @@ impl<'a> Cut<'a> {
         self.rows() / self.n
     }
 
-    fn rows_of(&self, head: usize) -> Vec<Span> {
+    fn rows_of(&self, head: usize) -> Spans {
         let (start, dim) = (head * self.dim(), self.dim());
         match self.order {
-            Order::AsStored => vec![(start..start + dim).into()],
+            Order::AsStored => (start..start + dim).into(),
             Order::EvenFirst => vec![
                 Span { start, len: dim.div_ceil(2), step: 2 },
                 Span { start: start + 1, len: dim / 2, step: 2 },
-            ],
+            ]
+            .into(),
         }
     }
 
@@ -79,7 +81,7 @@ impl<'a> Cut<'a> {
     }
 
     fn bias(&self, head: usize) -> Option<BiasView> {
-        self.whole.bias.as_ref().map(|bias| bias.with_rows(&self.rows_of(head)))
+        self.whole.bias.as_deref().map(|bias| bias.with_rows(&self.rows_of(head)))
     }
 
     /// A head as a writer, with its bias: f is invariant under W → gW, b → g b on one side and g⁻¹
@@ -123,7 +125,7 @@ fn per_head(
     for g in 0..writer.n {
         let members = g * per_group..(g + 1) * per_group;
         let label = format!("{read_by}[{}..{}]", members.start, members.end);
-        let reads = Operand::stacked(label, members.map(|h| reader.view(h)).collect());
+        let reads = Operand::stacked(label, members.map(|h| reader.view(h).into()).collect());
         let mut pair = base(writer.writes(g), reads);
         pair.group = Some(g);
         pairs.push(pair);
@@ -180,13 +182,13 @@ impl Builder<'_> {
         stated.and_then(Value::as_f64).is_some_and(|part| part < 1.0)
     }
 
-    pub(super) fn head_sets(&self) -> Vec<HeadSet> {
-        let set = |layer, projection| {
+    pub(super) fn head_sets(&self) -> impl Iterator<Item = HeadSet> {
+        let set = move |layer, projection| {
             let cut = self.cut(layer, projection)?;
             let heads = (0..cut.n).map(|h| cut.view(h)).collect();
             Some(HeadSet { layer, projection, heads })
         };
         let layers = (0..self.depth).flat_map(|l| COMPARED.map(|projection| (l, projection)));
-        layers.filter_map(|(layer, projection)| set(layer, projection)).collect()
+        layers.filter_map(move |(layer, projection)| set(layer, projection))
     }
 }

@@ -2,6 +2,7 @@
 //! their shapes fit one another.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -11,15 +12,16 @@ use super::names::{Place, fill, match_pattern};
 use super::split::{HeadRows, split_rows};
 use super::storage::Folded;
 use super::view::Window;
-use super::{BiasView, HeadLayout, Left, MatrixRule, Role, Span, Split, Stack, View};
+use super::{BiasView, HeadLayout, Left, MatrixRule, Role, Span, Spans, Split, Stack, View};
+use crate::checkpoint::Text;
 
 /// A whole matrix of one role, as found.
 #[derive(Debug, Clone)]
 pub(super) struct Whole {
-    pub(super) name: String,
+    pub(super) name: Text,
     pub(super) role: Role,
-    pub(super) view: View,
-    pub(super) bias: Option<BiasView>,
+    pub(super) view: Arc<View>,
+    pub(super) bias: Option<Box<BiasView>>,
     /// The numbers in its name.
     pub(super) place: Place,
     /// Which expert of its layer.
@@ -40,8 +42,9 @@ const MAX_HEADS: usize = 4096;
 const MAX_HEAD_DIM: usize = 1 << 20;
 /// Most experts of a layer; the largest published models have 512.
 const MAX_EXPERTS: usize = 4096;
-/// Most matrices of a model; the largest published ones have about fifty thousand.
-const MAX_MATRICES: usize = 1 << 19;
+/// Most matrices of a model; the largest published one (Kimi K2) has seventy thousand. Packed experts
+/// make thousands of one tensor, so that this and not the file's length bounds their memory.
+pub(super) const MAX_MATRICES: usize = 80_000;
 
 /// Heads from `config.json`, else from the stack's usual head dimension.
 pub(super) fn head_layout(
@@ -133,6 +136,8 @@ pub(super) struct Search<'a> {
     pub(super) config: Option<&'a Value>,
     pub(super) layers: &'a Layers,
     pub(super) heads: Option<HeadLayout>,
+    /// Most matrices that it may find.
+    pub(super) most: usize,
 }
 
 impl Search<'_> {
@@ -141,7 +146,7 @@ impl Search<'_> {
     /// # Errors
     /// In words, which tensor contradicts the rule.
     pub(super) fn all(&self, skipped: &mut Vec<Left>) -> Result<Found, String> {
-        let mut found = Found::new();
+        let mut found = Vec::new();
         let attention = head_rows(self.stack, self.tensors);
         for tensor in &self.tensors.all {
             let matching = || {
@@ -159,22 +164,26 @@ impl Search<'_> {
                     let (shape, wanted) = (&tensor.info.shape, tensor.storage(rule.layout));
                     let reason =
                         format!("shape {shape:?}, expected {wanted:?} without an empty side");
-                    skipped.push(Left { name: tensor.info.name.clone(), reason });
+                    skipped.push(Left { name: tensor.info.name.clone(), reason: reason.into() });
                 }
                 continue;
             };
             let one = One { search: self, tensor, rule, place, folded };
             if let Some(reason) = one.cannot_be_cut() {
-                skipped.push(Left { name: tensor.info.name.clone(), reason });
+                skipped.push(Left { name: tensor.info.name.clone(), reason: reason.into() });
                 continue;
             }
             one.add(attention, &mut found).map_err(|why| {
                 format!("tensor `{}` of shape {:?}: {why}", tensor.info.name, tensor.info.shape)
             })?;
-            if found.len() > MAX_MATRICES {
+            if found.len() > self.most {
                 return Err(format!("more than {MAX_MATRICES} matrices"));
             }
         }
+        // Of equal keys the first counts. Built of all at once, as a tree that grows stays half empty.
+        found.sort_by_key(|(key, _)| *key);
+        found.dedup_by_key(|(key, _)| *key);
+        let mut found: Found = found.into_iter().collect();
         drop_grouped(&mut found, skipped);
         Ok(found)
     }
@@ -216,7 +225,11 @@ impl One<'_> {
         })
     }
 
-    fn add(&self, attention: Option<HeadRows>, found: &mut Found) -> Result<(), String> {
+    fn add(
+        &self,
+        attention: Option<HeadRows>,
+        found: &mut Vec<(Key, Whole)>,
+    ) -> Result<(), String> {
         let Folded { out, cols, experts, .. } = self.folded;
         if experts.is_some_and(|n| n > MAX_EXPERTS) {
             return Err(format!("more than {MAX_EXPERTS} experts"));
@@ -233,9 +246,9 @@ impl One<'_> {
             let fused = if parts.len() > 1 { format!("#{}", role.as_str()) } else { String::new() };
             for e in 0..experts.unwrap_or(1) {
                 let packed = experts.map(|_| e);
-                let expert = packed.or(self.place.expert);
+                let expert = packed.or(Place::index(self.place.expert));
                 let each = packed.map_or(String::new(), |e| format!("[{e}]"));
-                let (mut rows_of, mut cols_of) = (rows.clone(), vec![Span::from(0..cols)]);
+                let (mut rows_of, mut cols_of) = (Spans::from(rows.clone()), Spans::from(0..cols));
                 // Experts stand below one another in the stored rows.
                 match self.folded.layout {
                     super::Layout::OutIn => shift(&mut rows_of, e * out),
@@ -249,16 +262,20 @@ impl One<'_> {
                     cols: cols_of,
                 };
                 let whole = Whole {
-                    name: format!("{}{fused}{each}", info.name),
+                    name: if fused.is_empty() && each.is_empty() {
+                        info.name.clone()
+                    } else {
+                        format!("{}{fused}{each}", info.name).into()
+                    },
                     role: *role,
-                    view,
-                    bias: self.bias(packed, *role, rows),
+                    view: view.into(),
+                    bias: self.bias(packed, *role, rows).map(Box::new),
                     place: self.place,
                     expert,
                     positions: self.folded.positions,
                     window: self.folded.window,
                 };
-                found.entry((layer, *role, expert.or(self.place.nth))).or_insert(whole);
+                found.push(((layer, *role, expert.or(Place::index(self.place.nth))), whole));
             }
         }
         Ok(())
@@ -287,7 +304,7 @@ impl One<'_> {
         if !tensor.is_float() || Some(tensor.info.n_elements()) != n {
             return None;
         }
-        let mut rows = rows.to_vec();
+        let mut rows = Spans::from(rows.to_vec());
         shift(&mut rows, expert.unwrap_or(0) * self.folded.out);
         let plus_one = self.rule.up_plus_one && role == Role::Up;
         Some(BiasView { tensor: tensor.info.name.clone(), rows, plus_one })
@@ -319,7 +336,7 @@ fn drop_grouped(found: &mut Found, skipped: &mut Vec<Left>) {
             let reason = format!(
                 "convolution in {groups} groups: its kernel is the blocks of a block-diagonal matrix, which has no subspaces in common with its neighbours"
             );
-            skipped.push(Left { name: whole.view.tensor, reason });
+            skipped.push(Left { name: whole.view.tensor.clone(), reason: reason.into() });
         }
     }
 }
@@ -329,7 +346,7 @@ fn drop_grouped(found: &mut Found, skipped: &mut Vec<Left>) {
 /// # Errors
 /// In words, which matrix does not fit.
 pub(super) fn check_shapes(found: &Found, heads: Option<HeadLayout>) -> Result<(), String> {
-    let at = |layer, role, slot| found.get(&(layer, role, slot)).map(|w| &w.view);
+    let at = |layer, role, slot| found.get(&(layer, role, slot)).map(|w| &*w.view);
     for ((layer, role, slot), whole) in found {
         let (name, rows, cols) = (&whole.name, whole.view.n_rows(), whole.view.n_cols());
         let expect = |what: &str, found: usize, expected: Option<usize>| match expected {

@@ -2,6 +2,7 @@
 //! natural name order.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -10,9 +11,10 @@ use super::names::leaf;
 use super::storage::Folded;
 use super::view::Window;
 use super::{
-    Between, BiasView, LayerGraph, Layout, Left, Matrix, Operand, Pair, PairName, Role, Span,
+    Between, BiasView, LayerGraph, Layout, Left, Matrix, Operand, Pair, PairName, Role, Spans,
     Storage, View,
 };
+use crate::checkpoint::Text;
 
 /// Keys of `config.json` that name a plain network's activation.
 const ACTIVATION_KEYS: [&str; 4] =
@@ -21,7 +23,9 @@ const ACTIVATION_KEYS: [&str; 4] =
 struct Link<'a> {
     tensor: Named<'a>,
     folded: Folded,
-    bias: Option<&'a str>,
+    bias: Option<&'a Text>,
+    /// Its place among all tensors.
+    at: usize,
 }
 
 impl Link<'_> {
@@ -38,23 +42,23 @@ impl Link<'_> {
         self.tensor.info.shape.len() > 2
     }
 
-    fn name(&self) -> &str {
+    fn name(&self) -> &Text {
         &self.tensor.info.name
     }
 
     fn view(&self) -> View {
         View {
-            tensor: self.name().to_owned(),
+            tensor: self.name().clone(),
             layout: self.folded.layout,
             lead: self.folded.lead,
-            rows: vec![(0..self.folded.out).into()],
-            cols: vec![(0..self.folded.cols).into()],
+            rows: (0..self.folded.out).into(),
+            cols: (0..self.folded.cols).into(),
         }
     }
 
     fn bias(&self) -> Option<BiasView> {
-        let rows = vec![Span::from(0..self.folded.out)];
-        self.bias.map(|tensor| BiasView { tensor: tensor.to_owned(), rows, plus_one: false })
+        let rows = Spans::from(0..self.folded.out);
+        self.bias.map(|tensor| BiasView { tensor: tensor.clone(), rows, plus_one: false })
     }
 
     /// Positions at which it reads all channels of the layer before: those of its window, or of the
@@ -72,13 +76,13 @@ impl Link<'_> {
         (positions <= MAX_POSITIONS).then_some(positions)
     }
 
-    /// What it reads of the layer before.
-    fn reads(&self, before: &Self) -> Option<Operand> {
+    /// What it reads of the layer before; `whole` is its own view.
+    fn reads(&self, before: &Self, whole: &Arc<View>) -> Option<Operand> {
         let parts = match self.joint(before)? {
-            1 => vec![self.view()],
-            n => self.window().positions(&self.view(), n),
+            1 => vec![Arc::clone(whole)],
+            n => self.window().positions(whole, n),
         };
-        Some(Operand::stacked(self.name().to_owned(), parts))
+        Some(Operand::stacked(self.name().clone(), parts))
     }
 
     /// torch flattens channel by channel, Keras and Flax position by position.
@@ -115,38 +119,42 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
         (false, false) => Role::Linear,
     };
     let matrix = |(i, link): (usize, &Link<'_>)| Matrix {
-        name: link.name().to_owned(),
+        name: link.name().clone(),
         layer: Some(i),
         stack: None,
         expert: None,
         role: role(i, link),
-        view: link.view(),
+        view: link.view().into(),
     };
     let matrices: Vec<Matrix> = links.iter().enumerate().map(matrix).collect();
-    let mut pairs = Vec::new();
-    let places: HashMap<&str, usize> =
-        tensors.iter().enumerate().map(|(at, t)| (t.info.name.as_str(), at)).collect();
+    let mut pairs = Vec::with_capacity(links.len().saturating_sub(1));
+    // Of vectors, which gains are.
+    let places = tensors.iter().enumerate().filter(|(_, t)| t.info.shape.len() == 1);
+    let places = places.map(|(at, t)| (t.info.name.as_str(), at)).collect();
     for (i, two) in links.windows(2).enumerate() {
         let (writer, reader) = (&two[0], &two[1]);
-        let Some(reads) = reader.reads(writer) else {
+        let (writes, whole) = (&matrices[i].view, &matrices[i + 1].view);
+        let Some(reads) = reader.reads(writer, whole) else {
             skipped.push(Left {
-                name: format!("{} → {}", writer.name(), reader.name()),
+                name: format!("{} → {}", writer.name(), reader.name()).into(),
                 reason: format!(
                     "no pair: the first writes {} dimensions, the second reads {}",
                     writer.out(),
                     reader.channels()
-                ),
+                )
+                .into(),
             });
             continue;
         };
-        if let Some(between) = depthwise_between(&depthwise, &places, writer, reader) {
+        if let Some(between) = depthwise_between(&depthwise, writer, reader) {
             skipped.push(Left {
-                name: format!("{} → {}", writer.name(), reader.name()),
-                reason: format!("no pair: the depthwise `{}` stands between", between.name()),
+                name: format!("{} → {}", writer.name(), reader.name()).into(),
+                reason: format!("no pair: the depthwise `{}` stands between", between.name())
+                    .into(),
             });
             continue;
         }
-        let writes = Operand::new(writer.name().to_owned(), writer.view());
+        let writes = Operand::new(writer.name().clone(), Arc::clone(writes));
         let is_normed = norm_between(tensors, &places, writer, reader);
         let between = if is_normed { Between::Norm } else { between };
         let is_classifier = role(i + 1, reader) == Role::Classifier && reader.out() > 1;
@@ -161,39 +169,36 @@ pub(super) fn build(tensors: &[Named<'_>], config: Option<&Value>) -> LayerGraph
 
 /// Leaves out convolutions of each channel for itself.
 fn without_depthwise<'a>(
-    links: Vec<Link<'a>>,
+    mut links: Vec<Link<'a>>,
     skipped: &mut Vec<Left>,
 ) -> (Vec<Link<'a>>, Vec<Link<'a>>) {
-    let mut kept: Vec<Link<'a>> = Vec::with_capacity(links.len());
-    let mut left = Vec::new();
-    for link in links {
-        let before = kept.last().map_or(0, Link::out);
+    let mut before = 0;
+    let is_depthwise = |link: &mut Link<'a>| {
         let is_narrow = link.channels() == 1 && before > 1 && link.out().is_multiple_of(before);
-        if link.is_kernel() && (is_narrow || link.name().contains("depthwise")) {
-            let reason = "depthwise convolution: a filter for each channel, no matrix".into();
-            skipped.push(Left { name: link.name().to_owned(), reason });
-            left.push(link);
-        } else {
-            kept.push(link);
+        let is_left = link.is_kernel() && (is_narrow || link.name().contains("depthwise"));
+        if !is_left {
+            before = link.out();
         }
-    }
-    (kept, left)
+        is_left
+    };
+    let left: Vec<Link<'a>> = links.extract_if(.., is_depthwise).collect();
+    let reason = Text::from("depthwise convolution: a filter for each channel, no matrix");
+    let told = |link: &Link<'_>| Left { name: link.name().clone(), reason: reason.clone() };
+    skipped.extend(left.iter().map(told));
+    (links, left)
 }
 
 /// The depthwise convolution that stands between two layers by name; or may stand, where its name
 /// tells no order (`depthwise_conv2d` of Keras), before what flattens the image.
 fn depthwise_between<'l, 'a>(
     depthwise: &'l [Link<'a>],
-    places: &HashMap<&str, usize>,
     writer: &Link<'_>,
     reader: &Link<'_>,
 ) -> Option<&'l Link<'a>> {
-    let at = |link: &Link<'_>| places.get(link.name()).copied();
-    let (from, to) = (at(writer)?, at(reader)?);
     let is_between = |link: &&Link<'_>| {
         let fits = link.out().max(link.channels()) == writer.out();
         let flattens = writer.is_kernel() && !reader.is_kernel();
-        fits && at(link).is_some_and(|at| from < at && (at < to || flattens))
+        fits && writer.at < link.at && (link.at < reader.at || flattens)
     };
     depthwise.iter().find(is_between)
 }
@@ -225,12 +230,12 @@ fn links<'a>(tensors: &[Named<'a>], layout: Layout) -> Vec<Link<'a>> {
         tensors.iter().filter(is_bias).map(|t| (stem(&t.info.name), t)).collect();
     let bias_of =
         |name: &str, out: usize| biases.get(stem(name)).copied().filter(|t| t.info.shape == [out]);
-    let link = |tensor: &Named<'a>| {
+    let link = |(at, tensor): (usize, &Named<'a>)| {
         let folded = fold(tensor, layout)?;
-        let bias = bias_of(&tensor.info.name, folded.out).map(|b| b.info.name.as_str());
-        Some(Link { tensor: *tensor, folded, bias })
+        let bias = bias_of(&tensor.info.name, folded.out).map(|b| &b.info.name);
+        Some(Link { tensor: *tensor, folded, bias, at })
     };
-    tensors.iter().filter_map(link).collect()
+    tensors.iter().enumerate().filter_map(link).collect()
 }
 
 /// Kernels are stored input × output (Keras, Flax), weights output × input (torch); where the names
@@ -296,18 +301,18 @@ fn norm_between(
     writer: &Link<'_>,
     reader: &Link<'_>,
 ) -> bool {
-    let at = |name: &str| places.get(name).copied();
-    let (Some(from), Some(to)) = (at(writer.name()), at(reader.name())) else { return false };
     let is_gain = |t: &Named<'_>| {
         let named = matches!(leaf(&t.info.name), "weight" | "gamma" | "scale" | "running_var");
         named && t.info.shape == [writer.out()]
     };
-    let between = tensors.get(from + 1..to).unwrap_or_default().iter().any(|t| {
+    let between = tensors.get(writer.at + 1..reader.at).unwrap_or_default().iter().any(|t| {
         let own = [writer.name(), reader.name()];
         own.iter().all(|name| stem(name) != stem(&t.info.name)) && is_gain(t)
     });
-    between
-        || called_after(writer.name()).any(|name| at(&name).is_some_and(|i| is_gain(&tensors[i])))
+    let is_called =
+        |name: String| places.get(name.as_str()).is_some_and(|at| is_gain(&tensors[*at]));
+    // Of a hundred thousand matrices no names are made up where none can be found.
+    between || !places.is_empty() && called_after(writer.name()).any(is_called)
 }
 
 /// What the norm behind a layer is called where it is called after it.

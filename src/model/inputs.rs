@@ -1,6 +1,6 @@
 //! What a model is recognised by: tensors under their bare names and values of `config.json`.
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
 
 use serde_json::Value;
 
@@ -38,7 +38,9 @@ impl Named<'_> {
 /// All tensors of a checkpoint, as one rule sees them.
 pub(super) struct Tensors<'a> {
     pub(super) all: Vec<Named<'a>>,
-    by_name: HashMap<&'a str, usize>,
+    /// Their places in the order of the bare names. Made when it is first asked for: most rules are
+    /// passed over before.
+    by_name: OnceCell<Vec<u32>>,
 }
 
 impl<'a> Tensors<'a> {
@@ -54,14 +56,22 @@ impl<'a> Tensors<'a> {
             info,
         };
         let all: Vec<_> = tensors.iter().zip(plain).map(named).collect();
-        // Of equal names the first counts, as with every other search.
-        let by_name = all.iter().enumerate().rev().map(|(at, t)| (t.bare, at)).collect();
-        Self { all, by_name }
+        Self { all, by_name: OnceCell::new() }
     }
 
     /// The tensor of that bare name.
     pub(super) fn named(&self, bare: &str) -> Option<&Named<'a>> {
-        self.by_name.get(bare).map(|at| &self.all[*at])
+        let bare_of = |at: u32| self.all.get(at as usize).map_or("", |tensor| tensor.bare);
+        let order = self.by_name.get_or_init(|| {
+            let n = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
+            let mut order: Vec<u32> = (0..n).collect();
+            // Of equal names the first counts, as with every other search.
+            order.sort_unstable_by_key(|at| (bare_of(*at), *at));
+            order
+        });
+        let place = order.partition_point(|at| bare_of(*at) < bare);
+        let found = self.all.get(*order.get(place)? as usize)?;
+        (found.bare == bare).then_some(found)
     }
 
     /// Whether some tensor has a name like that.

@@ -8,7 +8,7 @@ use super::{Stack, inputs::Tensors};
 /// The blocks of a stack, in natural order.
 pub(super) struct Layers {
     /// Stage and block; empty where names state the layer itself.
-    blocks: Vec<(usize, usize)>,
+    blocks: Vec<(u32, u32)>,
 }
 
 impl Layers {
@@ -26,7 +26,7 @@ impl Layers {
     /// The depth of a place: the layer that it states, or the number of its block. What belongs to a
     /// stage alone stands before the first block that is not of an earlier one.
     pub(super) fn depth(&self, place: &Place) -> Option<usize> {
-        let Some(stage) = place.stage else { return place.layer };
+        let Some(stage) = place.stage else { return Place::index(place.layer) };
         let at = (stage, place.block.unwrap_or(0));
         let depth = self.blocks.partition_point(|block| *block < at);
         Some(depth.min(self.blocks.len().saturating_sub(1)))

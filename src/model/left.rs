@@ -1,11 +1,12 @@
 //! Why a tensor takes no part.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::inputs::{Named, Tensors};
 use super::names::match_glob;
 use super::{IgnoreRule, LayerGraph, Left};
-use crate::checkpoint::Dtype;
+use crate::checkpoint::{Dtype, Text};
 
 /// The reason of a matrix that nothing names; asked for by whoever looks for gaps in a rule.
 pub(super) const NO_ROLE: &str = "no role: no rule names this matrix";
@@ -25,6 +26,7 @@ pub(super) fn with_left(
         .collect();
     let told: HashSet<&str> = graph.skipped.iter().map(|s| s.name.as_str()).collect();
     let mut left = Vec::new();
+    let mut reasons: HashSet<Text> = HashSet::new();
     for tensor in &tensors.all {
         let name = &tensor.info.name;
         if used.contains(name.as_str()) || told.contains(name.as_str()) {
@@ -33,16 +35,27 @@ pub(super) fn with_left(
         let by_rule = ignore.iter().find(|i| i.tensors.iter().any(|p| match_glob(p, tensor.bare)));
         let reason = match by_rule {
             _ if gains.contains(name.as_str()) => {
-                "norm gain: folded into the readers behind it".to_owned()
+                "norm gain: folded into the readers behind it".into()
             }
-            Some(rule) => rule.reason.clone(),
+            Some(rule) => Cow::Borrowed(rule.reason.as_str()),
             None => reason_by_shape(tensor),
+        };
+        // Few reasons are shared by many tensors.
+        let reason = if let Some(known) = reasons.get(reason.as_ref()) {
+            known.clone()
+        } else {
+            let fresh = Text::from(reason.as_ref());
+            reasons.insert(fresh.clone());
+            fresh
         };
         left.push(Left { name: name.clone(), reason });
     }
-    let misfits =
-        misfits.into_iter().map(|(_, reason)| Left { name: "(architecture)".into(), reason });
-    graph.skipped = misfits.chain(graph.skipped).chain(left).collect();
+    let misfits = misfits
+        .into_iter()
+        .map(|(_, reason)| Left { name: "(architecture)".into(), reason: reason.into() });
+    let mut skipped: Vec<Left> = misfits.chain(graph.skipped).collect();
+    skipped.append(&mut left);
+    graph.skipped = skipped;
     graph
 }
 
@@ -51,11 +64,11 @@ fn is_norm(name: &str) -> bool {
     ["norm", "ln_", ".ln", "bn"].iter().any(|part| name.contains(part))
 }
 
-fn reason_by_shape(tensor: &Named<'_>) -> String {
+fn reason_by_shape(tensor: &Named<'_>) -> Cow<'static, str> {
     let info = tensor.info;
     match (&info.dtype, info.shape.as_slice()) {
         (Dtype::Other(dtype), _) => {
-            format!("stored as {dtype}: only floating-point weights are measured")
+            format!("stored as {dtype}: only floating-point weights are measured").into()
         }
         (_, []) => "a scalar".into(),
         (_, [_, ..]) if info.name.ends_with("bias") => {
@@ -64,6 +77,6 @@ fn reason_by_shape(tensor: &Named<'_>) -> String {
         (_, [_]) if is_norm(&info.name) => "norm gain: no measured reader behind it".into(),
         (_, [_]) => "a vector: no subspaces".into(),
         (_, [_, _]) => NO_ROLE.into(),
-        (_, shape) => format!("{} dimensions: only matrices are measured", shape.len()),
+        (_, shape) => format!("{} dimensions: only matrices are measured", shape.len()).into(),
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn build(tensors: &Tensors<'_>) -> Option<LayerGraph> {
         let both = matrix(a, Role::LoraA, layer).zip(matrix(b, Role::LoraB, layer));
         let Some((a, b)) = both.filter(|(a, b)| a.view.n_rows() == b.view.n_cols()) else {
             let reason = format!("no pair with {}: their shapes do not fit", b.info.name);
-            graph.skipped.push(Left { name: a.info.name.clone(), reason });
+            graph.skipped.push(Left { name: a.info.name.clone(), reason: reason.into() });
             continue;
         };
         by_layer.entry(layer).or_default().push((name, a, b));
@@ -105,10 +105,10 @@ fn matrix(tensor: &Named<'_>, role: Role, layer: Option<usize>) -> Option<Matrix
         tensor: name.clone(),
         layout: folded.layout,
         lead: folded.lead,
-        rows: vec![(0..folded.out).into()],
-        cols: vec![(0..folded.cols).into()],
+        rows: (0..folded.out).into(),
+        cols: (0..folded.cols).into(),
     };
-    Some(Matrix { name, layer, stack: None, expert: None, role, view })
+    Some(Matrix { name, layer, stack: None, expert: None, role, view: view.into() })
 }
 
 #[cfg(test)]
@@ -120,7 +120,7 @@ mod tests {
 
     fn graph(shapes: &[(&str, &[usize])]) -> LayerGraph {
         let info = |(name, shape): &(&str, &[usize])| TensorInfo {
-            name: (*name).to_owned(),
+            name: (*name).into(),
             dtype: Dtype::F32,
             shape: shape.to_vec(),
             place: Place::default(),

@@ -68,22 +68,27 @@ pub(super) fn leaf(name: &str) -> &str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Place {
     /// `{layer}`: depth index.
-    pub(super) layer: Option<usize>,
+    pub(super) layer: Option<u32>,
     /// `{stage}` of blocks.
-    pub(super) stage: Option<usize>,
+    pub(super) stage: Option<u32>,
     /// `{block}` of a stage.
-    pub(super) block: Option<usize>,
+    pub(super) block: Option<u32>,
     /// `{expert}` of a layer.
-    pub(super) expert: Option<usize>,
+    pub(super) expert: Option<u32>,
     /// `{nth}` among the matrices of one role in a block.
-    pub(super) nth: Option<usize>,
+    pub(super) nth: Option<u32>,
 }
 
 /// Words for numbers in a pattern.
 const WORDS: [&str; 5] = ["{layer}", "{stage}", "{block}", "{expert}", "{nth}"];
 
 impl Place {
-    fn slot(&mut self, word: &str) -> &mut Option<usize> {
+    /// A number of it as an index.
+    pub(super) fn index(number: Option<u32>) -> Option<usize> {
+        number.and_then(|n| usize::try_from(n).ok())
+    }
+
+    fn slot(&mut self, word: &str) -> &mut Option<u32> {
         match word {
             "{layer}" => &mut self.layer,
             "{stage}" => &mut self.stage,
@@ -112,7 +117,7 @@ fn match_one(pattern: &str, name: &str) -> Option<Place> {
         if digits == 0 || digits > MAX_DIGITS {
             return None;
         }
-        let number: usize = rest[..digits].parse().ok()?;
+        let number: u32 = rest[..digits].parse().ok()?;
         // A word that stands twice is the same number.
         if place.slot(word).is_some_and(|before| before != number) {
             return None;
@@ -195,7 +200,7 @@ mod tests {
 
     #[test]
     fn patterns_take_whole_numbers_only() {
-        let check = |pattern, name, want: Option<Option<usize>>| {
+        let check = |pattern, name, want: Option<Option<u32>>| {
             assert_eq!(match_pattern(pattern, name).map(|place| place.layer), want, "{name}");
         };
         check("h.{layer}.w", "h.12.w", Some(Some(12)));

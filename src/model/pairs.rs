@@ -48,8 +48,8 @@ impl<'a> Builder<'a> {
             let is_only = self.stack.pairs.iter().filter(|p| p.pair == rule.pair).count() == 1;
             if layer == 0 && is_only {
                 skipped.push(Left {
-                    name: format!("({})", rule.pair.as_str()),
-                    reason: format!("not adjacent: `{flag}` is true in config.json"),
+                    name: format!("({})", rule.pair.as_str()).into(),
+                    reason: format!("not adjacent: `{flag}` is true in config.json").into(),
                 });
             }
             return;
@@ -65,7 +65,7 @@ impl<'a> Builder<'a> {
                         Ok(pair) => pairs.push(pair),
                         Err(reason) => {
                             let name = format!("{} layer {layer}", rule.pair.as_str());
-                            skipped.push(Left { name, reason });
+                            skipped.push(Left { name: name.into(), reason: reason.into() });
                         }
                     }
                 }
@@ -131,7 +131,7 @@ impl<'a> Builder<'a> {
         let mut writes = Operand::new(writer.name.clone(), writer.view.clone());
         // Biases belong to the shared space of the writer only; a reader's bias lies beyond it.
         if between.law() != Law::None && rule.pair.kind() != "stream" {
-            writes = writes.with_bias(writer.bias.clone());
+            writes = writes.with_bias(writer.bias.as_deref().cloned());
         }
         // A table writes its rows, a patch embedding is a matrix as any other.
         if rule.pair == PairName::EmbedQkv && writer.role == Role::Embed {
@@ -257,7 +257,11 @@ impl<'a> Builder<'a> {
         let mut tensors: Vec<&str> = found().map(|w| w.view.tensor.as_str()).collect();
         tensors.dedup();
         let parts = found().flat_map(|w| w.reads().parts).collect();
-        Some((Operand::stacked(tensors.join(" + "), parts), first.place))
+        let label = match tensors.as_slice() {
+            [_] => first.view.tensor.clone(),
+            several => several.join(" + ").into(),
+        };
+        Some((Operand::stacked(label, parts), first.place))
     }
 
     /// All rows that read the stream at a block's attention.

@@ -1,6 +1,6 @@
 //! Which output rows of a fused tensor are whose.
 
-use super::view::Span;
+use super::spans::Span;
 use super::{HeadLayout, MatrixRule, Role, Split};
 
 /// A part of a tensor and its output rows.

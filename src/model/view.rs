@@ -1,52 +1,9 @@
 //! Blocks of stored tensors, and what they are stacked to.
 
-use std::fmt;
-use std::ops::Range;
+use std::sync::Arc;
 
-/// `len` positions from `start` on, each `step` behind the one before.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span {
-    /// First position.
-    pub start: usize,
-    /// How many.
-    pub len: usize,
-    /// Distance, at least 1.
-    pub step: usize,
-}
-
-impl From<Range<usize>> for Span {
-    fn from(range: Range<usize>) -> Self {
-        Self { start: range.start, len: range.len(), step: 1 }
-    }
-}
-
-/// As the range it is, with its step where that is not 1: part of names that are kept from save to
-/// save.
-impl fmt::Debug for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}..{}", self.start, self.end())?;
-        if self.step == 1 { Ok(()) } else { write!(f, ":{}", self.step) }
-    }
-}
-
-impl Span {
-    /// One behind the last position; the start where there is none.
-    #[must_use]
-    pub fn end(&self) -> usize {
-        self.len.checked_sub(1).map_or(self.start, |last| self.start + last * self.step + 1)
-    }
-
-    /// All positions.
-    pub fn positions(&self) -> impl Iterator<Item = usize> + use<> {
-        let Self { start, len, step } = *self;
-        (0..len).map(move |i| start + i * step)
-    }
-
-    /// The same positions further on.
-    pub(super) fn shifted(self, by: usize) -> Self {
-        Self { start: self.start + by, ..self }
-    }
-}
+use super::spans::{Span, Spans};
+use crate::checkpoint::Text;
 
 /// Number of positions.
 pub(super) fn total(spans: &[Span]) -> usize {
@@ -54,7 +11,7 @@ pub(super) fn total(spans: &[Span]) -> usize {
 }
 
 /// Positions `wanted` of the concatenation of `spans`, again as spans.
-pub(super) fn sub_spans(spans: &[Span], wanted: Span) -> Vec<Span> {
+pub(super) fn sub_spans(spans: &[Span], wanted: Span) -> Spans {
     let step = wanted.step.max(1);
     let mut passed = 0usize;
     let mut out = Vec::new();
@@ -71,7 +28,7 @@ pub(super) fn sub_spans(spans: &[Span], wanted: Span) -> Vec<Span> {
         }
         passed += span.len;
     }
-    out
+    out.into()
 }
 
 /// How a matrix is stored once leading and trailing dimensions are folded into two.
@@ -87,16 +44,16 @@ pub enum Layout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// Tensor that holds it.
-    pub tensor: String,
+    pub tensor: Text,
     /// How the tensor is stored.
     pub layout: Layout,
     /// How many of its leading dimensions make the stored rows, at least 1; the others make the
     /// stored columns.
     pub lead: usize,
     /// Output rows, in order.
-    pub rows: Vec<Span>,
+    pub rows: Spans,
     /// Input columns, in order.
-    pub cols: Vec<Span>,
+    pub cols: Spans,
 }
 
 impl View {
@@ -114,7 +71,7 @@ impl View {
 
     /// The same columns, with the rows `rows` of this view's own numbering.
     pub(super) fn with_rows(&self, rows: &[Span]) -> Self {
-        let rows = rows.iter().flat_map(|span| sub_spans(&self.rows, *span)).collect();
+        let rows = rows.iter().flat_map(|span| sub_spans(&self.rows, *span).to_vec()).collect();
         Self { rows, ..self.clone() }
     }
 
@@ -137,13 +94,13 @@ pub(super) enum Window {
 impl Window {
     /// The blocks of `view`, one a position, each with one column a channel. Together they are the
     /// (O·K) × I matrix that reads the channels; the order of rows is of no account.
-    pub(super) fn positions(self, view: &View, n: usize) -> Vec<View> {
+    pub(super) fn positions(self, view: &View, n: usize) -> Vec<Arc<View>> {
         let channels = view.n_cols() / n.max(1);
         let cols = |p: usize| match self {
             Self::Inner => Span { start: p, len: channels, step: n },
             Self::Outer => Span { start: p * channels, len: channels, step: 1 },
         };
-        (0..n).map(|p| view.with_cols(cols(p))).collect()
+        (0..n).map(|p| view.with_cols(cols(p)).into()).collect()
     }
 }
 
@@ -151,7 +108,7 @@ impl Window {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gain {
     /// Tensor of length m.
-    pub tensor: String,
+    pub tensor: Text,
     /// Whether the layer multiplies by 1 + gain (Gemma).
     pub one_plus: bool,
 }
@@ -160,9 +117,9 @@ pub struct Gain {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BiasView {
     /// Tensor that holds it.
-    pub tensor: String,
+    pub tensor: Text,
     /// Elements, in order.
-    pub rows: Vec<Span>,
+    pub rows: Spans,
     /// Whether what it shifts is used plus 1, so that 1 belongs to it (the `up` of GPT-OSS).
     pub plus_one: bool,
 }
@@ -170,7 +127,7 @@ pub struct BiasView {
 impl BiasView {
     /// Elements `rows` of this view's own numbering.
     pub(super) fn with_rows(&self, rows: &[Span]) -> Self {
-        let rows = rows.iter().flat_map(|span| sub_spans(&self.rows, *span)).collect();
+        let rows = rows.iter().flat_map(|span| sub_spans(&self.rows, *span).to_vec()).collect();
         Self { rows, ..self.clone() }
     }
 }
@@ -178,25 +135,26 @@ impl BiasView {
 /// One side of a pair: blocks stacked by rows, each transposed first if `transposed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operand {
-    /// Blocks.
-    pub parts: Vec<View>,
+    /// Blocks; a whole matrix is one with that of the [`Matrix`](super::Matrix) itself.
+    pub parts: Box<[Arc<View>]>,
     /// Whether each block is transposed before it is stacked.
     pub transposed: bool,
     /// Gain to fold into the columns, on readers of a stream.
-    pub gain: Option<Gain>,
+    pub gain: Option<Box<Gain>>,
     /// Biases on the shared space, where a law needs them: one, or one a head of a group.
-    pub bias: Vec<BiasView>,
+    pub bias: Box<[BiasView]>,
     /// What to call it.
-    pub label: String,
+    pub label: Text,
 }
 
 impl Operand {
-    pub(super) fn new(label: String, view: View) -> Self {
-        Self::stacked(label, vec![view])
+    pub(super) fn new(label: impl Into<Text>, view: impl Into<Arc<View>>) -> Self {
+        Self::stacked(label, vec![view.into()])
     }
 
-    pub(super) fn stacked(label: String, parts: Vec<View>) -> Self {
-        Self { parts, transposed: false, gain: None, bias: Vec::new(), label }
+    pub(super) fn stacked(label: impl Into<Text>, parts: Vec<Arc<View>>) -> Self {
+        let (parts, bias) = (parts.into(), Box::default());
+        Self { parts, transposed: false, gain: None, bias, label: label.into() }
     }
 
     pub(super) fn transposed(mut self) -> Self {
@@ -205,7 +163,7 @@ impl Operand {
     }
 
     pub(super) fn with_gain(mut self, gain: Option<Gain>) -> Self {
-        self.gain = gain;
+        self.gain = gain.map(Box::new);
         self
     }
 
@@ -218,6 +176,11 @@ impl Operand {
     #[must_use]
     pub fn of_view(view: &View) -> Self {
         Self::new(view.tensor.clone(), view.clone())
+    }
+
+    /// Its blocks.
+    pub fn views(&self) -> impl Iterator<Item = &View> {
+        self.parts.iter().map(AsRef::as_ref)
     }
 
     /// Rows and columns as an operand.
@@ -283,8 +246,8 @@ mod tests {
             tensor: "w".into(),
             layout: Layout::OutIn,
             lead: 1,
-            rows: vec![(0..2).into()],
-            cols: vec![(0..12).into()],
+            rows: (0..2).into(),
+            cols: (0..12).into(),
         };
         let cols = |window: Window| -> Vec<Vec<usize>> {
             window.positions(&view, 4).iter().map(|v| all(&v.cols)).collect()

@@ -152,27 +152,31 @@ def files():
     yield "latest/latest", b"../../../../etc"
 
 
-def distributed(path):
-    """The record of a distributed state whose one piece lies in that file."""
+def distributed(path, name="w", box=None, length=64):
+    """The record of a distributed state whose one piece lies in that file; `box` is its corner and its size."""
     module = b"ctorch.distributed.checkpoint.metadata\n"
 
     def made(name, fields, module=module):
         return module + name + b"\n)\x81}(" + b"".join(text(key) + value for key, value in fields) + b"ub"
-    sizes = b"(" + number(4) + number(4) + b"t"
-    zeros = b"(" + number(0) + number(0) + b"t"
+    zeros, sizes = box or (b"(" + number(0) + number(0) + b"t", b"(" + number(4) + number(4) + b"t")
     properties = module + b"TensorProperties\n)\x81(ctorch\nfloat32\nNNNNtb"
     chunk = made(b"ChunkStorageMetadata", [("offsets", zeros), ("sizes", sizes)])
     entry = made(b"TensorStorageMetadata", [("properties", properties), ("size", sizes), ("chunks", b"](" + chunk + b"e")])
-    index = made(b"MetadataIndex", [("fqn", text("w")), ("offset", zeros), ("index", number(0))])
-    info = made(b"_StorageInfo", [("relative_path", text(path)), ("offset", number(0)), ("length", number(64))],
+    index = made(b"MetadataIndex", [("fqn", text(name)), ("offset", zeros), ("index", number(0))])
+    info = made(b"_StorageInfo", [("relative_path", text(path)), ("offset", number(0)), ("length", number(length))],
                 b"ctorch.distributed.checkpoint.filesystem\n")
-    return b"\x80\x02" + made(b"Metadata", [("state_dict_metadata", b"}(" + text("w") + entry + b"u"),
+    return b"\x80\x02" + made(b"Metadata", [("state_dict_metadata", b"}(" + text(name) + entry + b"u"),
                                              ("storage_data", b"}(" + index + info + b"u")]) + b"."
 
 
-if __name__ == "__main__":
-    for name, data in files():
-        path = Path(sys.argv[1]) / name
+def write(made, root):
+    """Writes the files, and their names to the standard output."""
+    for name, data in made:
+        path = Path(root) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         print(name)
+
+
+if __name__ == "__main__":
+    write(files(), sys.argv[1])

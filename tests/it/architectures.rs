@@ -111,14 +111,15 @@ impl Case<'_> {
     /// Every floating matrix has a role or a reason, and which is as truth has it.
     fn check_tensors(&mut self) {
         let matrices: BTreeSet<String> =
-            self.graph.matrices.iter().map(|m| m.view.tensor.clone()).collect();
+            self.graph.matrices.iter().map(|m| m.view.tensor.to_string()).collect();
         for tensor in self.manifest.tensors.iter().filter(|t| t.dtype.is_float()) {
             if tensor.shape.len() < 2 {
                 continue;
             }
-            let (has_role, reason) = (matrices.contains(&tensor.name), self.reason(&tensor.name));
+            let (has_role, reason) =
+                (matrices.contains(tensor.name.as_str()), self.reason(&tensor.name));
             let reason = reason.unwrap_or("nothing").to_owned();
-            let entry = self.truth.entries.get(&tensor.name);
+            let entry = self.truth.entries.get(tensor.name.as_str());
             let is_uncut = reason.contains("number of heads is unknown");
             let excused = is_uncut
                 || WITH_A_REASON
@@ -136,7 +137,7 @@ impl Case<'_> {
     fn check_matrices(&mut self) {
         let mut offsets: BTreeMap<Option<String>, BTreeSet<i64>> = BTreeMap::new();
         for matrix in self.graph.matrices.clone() {
-            let Some(entry) = self.truth.entries.get(&matrix.view.tensor) else { continue };
+            let Some(entry) = self.truth.entries.get(matrix.view.tensor.as_str()) else { continue };
             let shape = self.shape(&matrix.view.tensor).to_vec();
             let role = matrix.role.as_str();
             let Some(part) = entry.part_called(role) else {
@@ -156,7 +157,7 @@ impl Case<'_> {
             if matrix.expert != entry.expert && entry.experts.is_none() {
                 self.fault(&format!("`{}` is expert {:?}", matrix.name, matrix.expert));
             }
-            if matrix.stack.is_some() && matrix.stack != entry.stack {
+            if matrix.stack.is_some() && matrix.stack.as_deref() != entry.stack.as_deref() {
                 self.fault(&format!("`{}` is in stack {:?}", matrix.name, matrix.stack));
             }
             if let (Some(found), Some(layer)) = (matrix.layer, entry.layer) {
@@ -224,7 +225,7 @@ impl Case<'_> {
     /// The values of one head, on both sides.
     fn check_heads(&mut self, pair: &Pair) {
         let (Some(head), Some((query, key_value, _))) =
-            (pair.head, self.truth.entries[&pair.writer.parts[0].tensor].heads)
+            (pair.head, self.truth.entries[pair.writer.parts[0].tensor.as_str()].heads)
         else {
             return;
         };
@@ -259,7 +260,7 @@ impl Case<'_> {
             let Some(gain) = &pair.reader.gain else { continue };
             let fits = |at: &usize| {
                 let truth = &self.truth.pairs[*at];
-                self.truth.is(*at, &pair) && truth.gain.as_ref() == Some(&gain.tensor)
+                self.truth.is(*at, &pair) && truth.gain.as_deref() == Some(gain.tensor.as_str())
             };
             if !(0..self.truth.pairs.len()).any(|at| fits(&at)) {
                 self.fault(&format!(
@@ -326,7 +327,7 @@ fn a_template_is_a_rule() {
 #[test]
 fn a_template_with_its_gaps_filled_is_a_rule_for_the_model() {
     let tensor = |name: &str, shape: &[usize]| checkpoint::TensorInfo {
-        name: name.to_owned(),
+        name: name.into(),
         dtype: checkpoint::Dtype::F32,
         shape: shape.to_vec(),
         place: Place::default(),

@@ -45,7 +45,13 @@ fn tensors(manifest: &Manifest) -> Vec<Value> {
         values.map(|values| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>())
     };
     let told = manifest.tensors.iter().map(|tensor| {
-        json!([tensor.name, tensor.dtype.name(), tensor.shape, tensor.n_bytes, values(tensor)])
+        json!([
+            tensor.name.as_str(),
+            tensor.dtype.name(),
+            tensor.shape,
+            tensor.n_bytes,
+            values(tensor)
+        ])
     });
     told.collect()
 }

@@ -44,7 +44,7 @@ fn contents(manifest: &Manifest) -> Contents {
     let read = |tensor: &checkpoint::TensorInfo| {
         let raw = manifest.read_raw(tensor, None, &mut |_| {});
         let raw = tensor.dtype.is_float().then(|| raw.unwrap().bytes().to_vec());
-        (tensor.name.clone(), (tensor.dtype.name(), tensor.shape.clone(), raw))
+        (tensor.name.to_string(), (tensor.dtype.name(), tensor.shape.clone(), raw))
     };
     manifest.tensors.iter().map(read).collect()
 }
@@ -90,7 +90,7 @@ fn check_weights(case: &Value, directory: &str, path: &Path) {
     }
     let strip = text(&case["rename"], "strip");
     for tensor in &mut manifest.tensors {
-        tensor.name = tensor.name.strip_prefix(strip).unwrap_or(&tensor.name).to_owned();
+        tensor.name = tensor.name.strip_prefix(strip).unwrap_or(&tensor.name).into();
     }
     let reference = tests_dir(directory).join(text(case, "reference"));
     let mut reference = checkpoint::open(&reference).unwrap();

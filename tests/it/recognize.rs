@@ -9,7 +9,7 @@ use crate::support::tests_dir;
 
 fn tensors(shapes: &[(&str, &[usize])]) -> Vec<TensorInfo> {
     let info = |(name, shape): &(&str, &[usize])| TensorInfo {
-        name: (*name).to_owned(),
+        name: (*name).into(),
         dtype: Dtype::F32,
         shape: shape.to_vec(),
         place: Place::default(),
@@ -25,8 +25,9 @@ fn graph(shapes: &[(&str, &[usize])], config: Option<&Value>) -> LayerGraph {
 }
 
 fn chain_of(graph: &LayerGraph) -> Vec<(String, String, usize)> {
-    let pair =
-        |p: &weightvane::model::Pair| (p.writer.label.clone(), p.reader.label.clone(), p.dim);
+    let pair = |p: &weightvane::model::Pair| {
+        (p.writer.label.to_string(), p.reader.label.to_string(), p.dim)
+    };
     graph.pairs.iter().map(pair).collect()
 }
 

@@ -111,7 +111,7 @@ pub(crate) fn read_arrays(path: &Path) -> Arrays {
     let manifest = checkpoint::open(path).expect("the fixture opens");
     let read = |info| {
         let tensor = manifest.read(info).expect("the tensor is read");
-        (info.name.clone(), Array { shape: tensor.shape, values: tensor.values })
+        (info.name.to_string(), Array { shape: tensor.shape, values: tensor.values })
     };
     manifest.tensors.iter().map(read).collect()
 }

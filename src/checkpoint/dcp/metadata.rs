@@ -1,6 +1,6 @@
 //! `.metadata`: a pickle of names, shapes, pieces and their places.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::METADATA;
@@ -8,7 +8,7 @@ use crate::checkpoint::error::{OpenError, shown};
 use crate::checkpoint::pickle::{self, Heap, Input, Kind, Limits, Value};
 use crate::checkpoint::source::OpenFile;
 use crate::checkpoint::torch::TorchError;
-use crate::checkpoint::{Dtype, Identity};
+use crate::checkpoint::{Dtype, Identity, Text};
 
 /// Bytes of the file.
 const MAX_METADATA: u64 = 64 << 20;
@@ -19,7 +19,7 @@ const MAX_FILE_NAME: usize = 255;
 #[derive(Debug)]
 pub(super) struct Distributed {
     /// Its name in the files of the ranks.
-    pub(super) name: String,
+    pub(super) name: Text,
     /// The first of the keys that led to it in the state, if there were several.
     pub(super) under: Option<String>,
     pub(super) dtype: Dtype,
@@ -33,7 +33,7 @@ pub(super) struct Chunk {
     pub(super) corner: Vec<usize>,
     pub(super) size: Vec<usize>,
     /// Plain name of the file that holds it.
-    pub(super) file: String,
+    pub(super) file: Text,
     /// First byte and length of what holds it there.
     pub(super) offset: u64,
     pub(super) n_bytes: u64,
@@ -44,7 +44,7 @@ pub(super) struct Chunk {
 /// Adds the tensors that a record speaks of.
 pub(super) fn read(
     path: &Path,
-    state: &mut BTreeMap<String, Distributed>,
+    state: &mut BTreeMap<Text, Distributed>,
 ) -> Result<Identity, OpenError> {
     let fail = |error| OpenError::inside(path, error);
     let mut file = OpenFile::open(path).map_err(fail)?;
@@ -72,7 +72,7 @@ type Places<'a> = BTreeMap<(&'a str, Vec<usize>), Value>;
 fn tensors(
     heap: &Heap,
     root: Value,
-    state: &mut BTreeMap<String, Distributed>,
+    state: &mut BTreeMap<Text, Distributed>,
 ) -> Result<(), String> {
     let is_metadata = heap.object(root).is_some_and(|(kind, ..)| kind == Kind::Metadata);
     let entries = heap.field(root, "state_dict_metadata").and_then(|value| heap.dict(value));
@@ -88,6 +88,7 @@ fn tensors(
             places.insert((name, corner), *info);
         }
     }
+    let mut files = BTreeSet::new();
     let mut keys = BTreeMap::new();
     let planned = heap.field(root, "planner_data").and_then(|value| heap.dict(value));
     for (name, path) in planned.unwrap_or_default() {
@@ -98,7 +99,7 @@ fn tensors(
     for (name, entry) in entries {
         let Some((Kind::TensorPlaces, ..)) = heap.object(*entry) else { continue };
         let name = heap.text(*name).ok_or("found a tensor without a name, expected one")?;
-        let found = distributed(heap, name, *entry, &places)
+        let found = distributed(heap, name, *entry, &places, &mut files)
             .ok_or_else(|| format!("found no pieces of tensor {}, expected them", shown(name)))?;
         let mut found = found.map_err(|why| format!("tensor {}: {why}", shown(name)))?;
         found.under = keys.get(name).cloned();
@@ -108,7 +109,7 @@ fn tensors(
                 known.chunks.extend(found.chunks);
             }
             Some(_) => return Err(format!("found tensor {} in two shapes", shown(name))),
-            None => drop(state.insert(name.to_owned(), found)),
+            None => drop(state.insert(found.name.clone(), found)),
         }
     }
     Ok(())
@@ -119,6 +120,7 @@ fn distributed(
     name: &str,
     entry: Value,
     places: &Places<'_>,
+    files: &mut BTreeSet<Text>,
 ) -> Option<Result<Distributed, String>> {
     let properties = heap.field(entry, "properties")?;
     let (Kind::TensorProperties, _, told) = heap.object(properties)? else { return None };
@@ -129,8 +131,10 @@ fn distributed(
     let Value::Global(element) = element else { return None };
     let Kind::Element(dtype) = element.kind() else { return None };
     let shape = heap.sizes(heap.field(entry, "size")?)?;
-    let mut chunks = Vec::new();
-    for chunk in heap.tuple(heap.field(entry, "chunks")?)? {
+    let listed = heap.tuple(heap.field(entry, "chunks")?)?;
+    // Most tensors have one, and a vector that grows makes room for four.
+    let mut chunks: Vec<Chunk> = Vec::with_capacity(listed.len());
+    for chunk in listed {
         let corner = heap.sizes(heap.field(*chunk, "offsets")?)?;
         let size = heap.sizes(heap.field(*chunk, "sizes")?)?;
         let Some(info) = places.get(&(name, corner.clone())) else {
@@ -150,8 +154,15 @@ fn distributed(
         let is_transformed = transforms.is_some_and(|value| {
             value != Value::None && heap.tuple(value).is_none_or(|list| !list.is_empty())
         });
-        let (offset, n_bytes, file) = (number("offset")?, number("length")?, file.to_owned());
+        let (offset, n_bytes) = (number("offset")?, number("length")?);
+        let file = if let Some(known) = files.get(file) {
+            known.clone()
+        } else {
+            let fresh = Text::from(file);
+            files.insert(fresh.clone());
+            fresh
+        };
         chunks.push(Chunk { corner, size, file, offset, n_bytes, is_transformed });
     }
-    Some(Ok(Distributed { name: name.to_owned(), under: None, dtype, shape, chunks }))
+    Some(Ok(Distributed { name: name.into(), under: None, dtype, shape, chunks }))
 }

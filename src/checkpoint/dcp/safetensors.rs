@@ -10,7 +10,7 @@ use super::{Distributed, Pieces};
 use crate::checkpoint::error::{OpenError, shown};
 use crate::checkpoint::header::read_header;
 use crate::checkpoint::place::{Coding, Piece, Place, Stored, row_major};
-use crate::checkpoint::{Manifest, SourceFile, TensorInfo};
+use crate::checkpoint::{Manifest, SourceFile, TensorInfo, Text};
 
 /// The key of the metadata that says where pieces begin.
 const SHARDING: &str = "DCP_SHARDING_INFO";
@@ -36,7 +36,7 @@ fn pieces(path: &Path, file: usize) -> Result<(SourceFile, Vec<(TensorInfo, Piec
         None => BTreeMap::new(),
     };
     let piece = |tensor: TensorInfo| {
-        let corner = starts.get(&tensor.name).map(|start| start.saved_offsets.clone());
+        let corner = starts.get(tensor.name.as_str()).map(|start| start.saved_offsets.clone());
         let corner = corner.unwrap_or_else(|| vec![0; tensor.shape.len()]);
         let stored = Stored {
             file,
@@ -55,7 +55,7 @@ fn pieces(path: &Path, file: usize) -> Result<(SourceFile, Vec<(TensorInfo, Piec
 /// The pieces of all tensors of a state that `.metadata` describes, if its files are safetensors.
 pub(super) fn places<'a>(
     manifest: &Manifest,
-    state: &'a BTreeMap<String, Distributed>,
+    state: &'a BTreeMap<Text, Distributed>,
 ) -> Result<BTreeMap<&'a str, Pieces>, OpenError> {
     let mut places: BTreeMap<&str, Pieces> = BTreeMap::new();
     let in_files: BTreeMap<&str, (&str, &Distributed)> =
@@ -88,7 +88,7 @@ pub(in crate::checkpoint) fn add(
     directory: &Path,
     names: &[&str],
 ) -> Result<(), OpenError> {
-    let mut found: BTreeMap<String, (TensorInfo, Vec<Piece>)> = BTreeMap::new();
+    let mut found: BTreeMap<Text, (TensorInfo, Vec<Piece>)> = BTreeMap::new();
     for name in names.iter().filter(|name| is_of_rank(name)) {
         let path = directory.join(name);
         let (source, pieces) = pieces(&path, manifest.files.len())?;

@@ -5,7 +5,7 @@ use super::object::Message;
 use crate::checkpoint::one_file::{Refusal, n_elements};
 use crate::checkpoint::place::{Coding, Place, Stored, row_major};
 use crate::checkpoint::safetensors::MAX_RANK;
-use crate::checkpoint::{Dtype, TensorInfo};
+use crate::checkpoint::{Dtype, TensorInfo, Text};
 
 const DATASPACE: u16 = 0x01;
 const DATATYPE: u16 = 0x03;
@@ -60,7 +60,7 @@ pub(super) fn read(bytes: &Bytes<'_, '_>, messages: &[Message]) -> Result<Array,
     let coding = if is_big { Coding::Big } else { Coding::Little };
     let stored = Stored { file: 0, offset: bytes.in_file(at), n_bytes, coding };
     let place = Place::strided(&shape, &row_major(&shape), stored);
-    Ok(Ok((TensorInfo { name: String::new(), dtype, shape, place, n_bytes }, is_opaque)))
+    Ok(Ok((TensorInfo { name: Text::default(), dtype, shape, place, n_bytes }, is_opaque)))
 }
 
 /// Dimensions; none of a dataset that is declared to hold nothing.

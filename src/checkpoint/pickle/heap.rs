@@ -47,16 +47,49 @@ pub(in crate::checkpoint) enum Node {
     Persistent(Value),
 }
 
+/// Nodes in blocks: a vector of half a million would be copied as it grows, and end half empty.
+#[derive(Debug, Default)]
+pub(in crate::checkpoint) struct Nodes(Vec<Vec<Node>>);
+
+/// Nodes of one block.
+const BLOCK: usize = 4096;
+
+impl Nodes {
+    pub(super) fn len(&self) -> usize {
+        let last = self.0.last().map_or(0, Vec::len);
+        self.0.len().saturating_sub(1).saturating_mul(BLOCK).saturating_add(last)
+    }
+
+    pub(super) fn push(&mut self, node: Node) {
+        if let Some(block) = self.0.last_mut().filter(|block| block.len() < BLOCK) {
+            block.push(node);
+            return;
+        }
+        // Most pickles are small, and the first block grows with them.
+        let mut block = Vec::with_capacity(if self.0.is_empty() { 1 } else { BLOCK });
+        block.push(node);
+        self.0.push(block);
+    }
+
+    pub(super) fn get(&self, at: usize) -> Option<&Node> {
+        self.0.get(at / BLOCK)?.get(at % BLOCK)
+    }
+
+    pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut Node> {
+        self.0.get_mut(at / BLOCK)?.get_mut(at % BLOCK)
+    }
+}
+
 /// All that a pickle built.
 #[derive(Debug, Default)]
 pub(in crate::checkpoint) struct Heap {
-    pub(super) nodes: Vec<Node>,
+    pub(super) nodes: Nodes,
     pub(super) text: Vec<u8>,
 }
 
 impl Heap {
-    pub(in crate::checkpoint) fn nodes(&self) -> &[Node] {
-        &self.nodes
+    pub(in crate::checkpoint) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.0.iter().flatten()
     }
 
     pub(in crate::checkpoint) fn node(&self, value: Value) -> Option<&Node> {

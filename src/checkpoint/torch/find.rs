@@ -1,11 +1,13 @@
 //! Which part of what was saved is the model's weights.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::Saved;
 use super::tensor::{self, Found};
 use crate::checkpoint::formats::{Says, WEIGHTS, says};
 use crate::checkpoint::pickle::{Heap, Node, Value};
+use crate::checkpoint::safetensors::MAX_IN_FILE;
 
 /// Containers within containers that are looked into.
 const MAX_DEPTH: usize = 24;
@@ -14,7 +16,7 @@ const MAX_VISITS: usize = 1 << 20;
 /// Bytes of a name that is put together.
 const MAX_NAME: usize = 1024;
 /// Names, and bytes of all of them: one container under many keys makes many of few.
-const MAX_NAMES: usize = 1 << 17;
+const MAX_NAMES: usize = MAX_IN_FILE;
 const MAX_NAMES_BYTES: usize = 8 << 20;
 
 /// Names in the order of the state, with what they name.
@@ -61,7 +63,7 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
             let name = key_text(heap, *other);
             if name != key {
                 let n = walk.count(*value, 0);
-                found.beside.extend((n > 0).then_some((name, n)));
+                found.beside.extend((n > 0).then(|| (name.into_owned(), n)));
             }
         }
         found.under.push(key.to_owned());
@@ -79,8 +81,8 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
     if walk.n_left == 0 {
         return Err("a state of more than 2^20 values".to_owned());
     }
-    if walk.n_bytes_left == 0 || found.tensors.len() >= MAX_NAMES {
-        return Err("a state of more than 2^17 tensors or 8 MiB of names".to_owned());
+    if walk.n_bytes_left == 0 || found.tensors.len() > MAX_NAMES {
+        return Err("a state of more than 65536 tensors or 8 MiB of names".to_owned());
     }
     if found.tensors.is_empty() {
         return Err("no state of a model: it names no tensors".to_owned());
@@ -89,10 +91,10 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
 }
 
 /// A key as a part of a name.
-pub(super) fn key_text(heap: &Heap, key: Value) -> String {
+pub(super) fn key_text(heap: &Heap, key: Value) -> Cow<'_, str> {
     match key {
-        Value::Int(n) => n.to_string(),
-        key => heap.text(key).unwrap_or_default().to_owned(),
+        Value::Int(n) => n.to_string().into(),
+        key => heap.text(key).unwrap_or_default().into(),
     }
 }
 
@@ -102,21 +104,21 @@ struct Walk<'a> {
     n_bytes_left: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn is_tensor(&self, value: Value) -> bool {
         !matches!(tensor::of(&self.saved.heap, value, &self.saved.storages), Found::NoTensor)
     }
 
     /// The items of a container, lists by number; of one name the last. Bounded over all calls.
-    fn items(&mut self, value: Value) -> Vec<(String, Value)> {
+    fn items(&mut self, value: Value) -> Vec<(Cow<'a, str>, Value)> {
         let heap = &self.saved.heap;
-        let items: Vec<(String, Value)> = match heap.node(value) {
+        let items: Vec<(Cow<'a, str>, Value)> = match heap.node(value) {
             Some(Node::Dict(items)) => {
                 let is_name = |key: Value| matches!(key, Value::Int(_) | Value::Text(_));
                 let named = items.iter().filter(|(key, _)| is_name(*key));
                 let named = named.map(|(key, value)| (key_text(heap, *key), *value));
-                let mut seen = HashSet::new();
-                let mut last: Vec<(String, Value)> =
+                let mut seen = HashSet::with_capacity(items.len());
+                let mut last: Vec<(Cow<'a, str>, Value)> =
                     named.rev().filter(|(key, _)| seen.insert(key.clone())).collect();
                 last.reverse();
                 last
@@ -124,7 +126,7 @@ impl Walk<'_> {
             Some(Node::List(items) | Node::Tuple(items)) => {
                 let is_container = |value: &Value| matches!(value, Value::Node(_));
                 let numbered = items.iter().enumerate().filter(|(_, value)| is_container(value));
-                numbered.map(|(at, value)| (at.to_string(), *value)).collect()
+                numbered.map(|(at, value)| (at.to_string().into(), *value)).collect()
             }
             _ => Vec::new(),
         };
@@ -161,7 +163,7 @@ impl Walk<'_> {
             tensors.push((name, value));
             return;
         }
-        if self.n_bytes_left == 0 || tensors.len() >= MAX_NAMES {
+        if self.n_bytes_left == 0 || tensors.len() > MAX_NAMES {
             return;
         }
         if depth >= MAX_DEPTH || self.n_left == 0 || name.len() > MAX_NAME {
@@ -171,10 +173,10 @@ impl Walk<'_> {
             // Names of parameters may hold any word; those of parts of a state stand at the top.
             if depth < 2 && !self.is_tensor(value) && skip.contains(&says(&key)) {
                 let n = self.count(value, 0);
-                passed.extend((n > 0).then_some((key, n)));
+                passed.extend((n > 0).then(|| (key.into_owned(), n)));
                 continue;
             }
-            let name = if name.is_empty() { key } else { format!("{name}.{key}") };
+            let name = if name.is_empty() { key.into_owned() } else { format!("{name}.{key}") };
             self.flatten(value, name, (skip, depth.saturating_add(1)), tensors, passed);
         }
     }

@@ -102,7 +102,7 @@ fn json(heap: &Heap, value: Value, depth: usize, n_left: &mut usize) -> Option<J
                 let mut map = Map::new();
                 for (key, value) in items {
                     if let Some(value) = json(heap, *value, deeper, n_left) {
-                        map.insert(key_text(heap, *key), value);
+                        map.insert(key_text(heap, *key).into_owned(), value);
                     }
                 }
                 Json::Object(map)

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::Storages;
 use crate::checkpoint::pickle::{Heap, Kind, Node, Value};
 use crate::checkpoint::place::{Coding, Place, Stored, extent};
@@ -38,14 +40,17 @@ pub(in crate::checkpoint) struct Stated {
     pub(in crate::checkpoint) is_big: bool,
 }
 
-/// What two names for the same elements have in common.
-pub(super) type Elements = (u64, Dtype, Vec<usize>, Vec<usize>);
-
 impl Stated {
-    /// None of a tensor without elements: all of them lie in one place and are not the same.
-    pub(super) fn elements(&self) -> Option<Elements> {
-        let elements = (self.offset, self.dtype, self.shape.clone(), self.strides.clone());
-        (!self.shape.contains(&0)).then_some(elements)
+    /// Hash of what two names for the same elements have in common. None of a tensor without
+    /// elements: all of them lie in one place and are not the same.
+    pub(super) fn elements(&self) -> Option<u128> {
+        let mut hash = Xxh3::new();
+        hash.update(&self.offset.to_le_bytes());
+        for n in self.shape.iter().chain(&self.strides) {
+            hash.update(&(*n as u64).to_le_bytes());
+        }
+        hash.update(self.dtype.name().as_bytes());
+        (!self.shape.contains(&0)).then(|| hash.digest128())
     }
 
     /// How its elements are stored, in the file with that index.
@@ -59,7 +64,7 @@ impl Stated {
         let place = Place::strided(&self.shape, &self.strides, self.stored(file));
         let n_elements = n_elements(&self.shape).unwrap_or(0);
         let n_bytes = n_elements.saturating_mul(self.dtype.bits()) / 8;
-        TensorInfo { name, dtype: self.dtype, shape: self.shape, place, n_bytes }
+        TensorInfo { name: name.into(), dtype: self.dtype, shape: self.shape, place, n_bytes }
     }
 }
 

@@ -15,7 +15,6 @@ pub(super) fn adapters(report: &Report) -> String {
     if updates.is_empty() {
         return String::new();
     }
-    let rows = updates.into_iter().map(|update| row(report, update)).collect();
     let header = [
         "module",
         "layer",
@@ -31,7 +30,9 @@ pub(super) fn adapters(report: &Report) -> String {
         "chance",
     ];
     let what = "how large is s·B·A, and does it lie in the leading k directions of the base model?";
-    format!("\nADAPTER: {what} Random: overlap k/m.\n{}", table(&header, 1, rows))
+    let row = |update| row(report, update);
+    let table = table(&header, 1, updates.into_iter(), row);
+    format!("\nADAPTER: {what} Random: overlap k/m.\n{table}")
 }
 
 fn row(report: &Report, update: &MatrixReport) -> Vec<String> {

@@ -6,7 +6,7 @@ use super::super::plan::{Costs, Plan, Planned, real};
 use super::super::tasks::Content;
 use super::super::{Method, Options};
 use super::{base_options, update_name};
-use crate::checkpoint::Manifest;
+use crate::checkpoint::{Manifest, Text};
 use crate::linalg::Side;
 use crate::model::{Adapter, AdapterSettings, BaseNames, LayerGraph, Operand, Role};
 
@@ -38,7 +38,7 @@ impl Plan {
             tensors.insert(weight.parts[0].tensor.clone());
             self.measurements.push(of_base(adapter, &weight, &mut costs));
         }
-        let size = |tensor: &String| base.find(tensor).map_or(0, |t| t.n_bytes);
+        let size = |tensor: &Text| base.find(tensor).map_or(0, |t| t.n_bytes);
         self.base_bytes = tensors.iter().map(size).sum();
         self
     }
@@ -59,7 +59,7 @@ fn update(adapter: &Adapter, options: &Options) -> Planned {
         method: if fits { Method::Exact } else { Method::TooLarge },
         flops_cold: flops,
         flops_next: flops,
-        tensors: [&adapter.a, &adapter.b].map(|o| o.parts[0].tensor.clone()).to_vec(),
+        tensors: [&adapter.a, &adapter.b].map(|o| o.parts[0].tensor.to_string()).to_vec(),
     }
 }
 
@@ -69,7 +69,7 @@ fn of_base(adapter: &Adapter, weight: &Operand, costs: &mut Costs<'_>) -> Planne
     Planned {
         kind: "base",
         what: "weight",
-        name: weight.parts[0].tensor.clone(),
+        name: weight.parts[0].tensor.to_string(),
         layer: adapter.layer,
         shape: vec![rows, cols],
         method: costs.method(weight),

@@ -38,7 +38,7 @@ fn baseline() -> Baseline {
     }
     let mut sketch = Sketch::new(u64::MAX);
     sketch.add(&[0.1, -0.2, f32::MIN_POSITIVE]);
-    baseline.sketches.insert("a \"b\"\n.weight".into(), (sketch, 1.0 / 7.0));
+    baseline.sketches.insert("a \"b\"\n.weight".into(), (sketch.into(), 1.0 / 7.0));
     let mark = Mark { hash: u128::MAX - 5, nan: 1, inf: u64::MAX, overflow: 0, max_abs: 0.3 };
     baseline.marks.insert("a".into(), mark);
     baseline.marks.insert("b".into(), Mark { hash: 7, ..mark });

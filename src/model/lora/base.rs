@@ -80,8 +80,8 @@ impl<'a> BaseNames<'a> {
             tensor: weight.name.clone(),
             layout: folded.layout,
             lead: folded.lead,
-            rows: vec![(0..folded.out).into()],
-            cols: vec![(0..folded.cols).into()],
+            rows: (0..folded.out).into(),
+            cols: (0..folded.cols).into(),
         };
         debug_assert!(folded.layout == Layout::OutIn || shape.len() == 2);
         Ok(Operand::new(weight.name.clone(), view))
@@ -93,7 +93,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::checkpoint::Place;
+    use crate::checkpoint::{Place, Text};
 
     fn info(name: &str, shape: &[usize]) -> TensorInfo {
         TensorInfo {
@@ -107,15 +107,15 @@ mod tests {
 
     fn adapter(module: &str, (out, cols): (usize, usize), is_embedding: bool) -> Adapter {
         let operand = |rows: usize, cols: usize| {
-            let (rows, cols) = (vec![(0..rows).into()], vec![(0..cols).into()]);
+            let (rows, cols) = ((0..rows).into(), (0..cols).into());
             let view = View { tensor: "t".into(), layout: Layout::OutIn, lead: 1, rows, cols };
-            Operand::new("t".into(), view)
+            Operand::new("t", view)
         };
         let (a, b) = (operand(2, cols), operand(out, 2));
         Adapter { module: module.into(), layer: None, a, b, is_embedding }
     }
 
-    fn found(tensors: &[TensorInfo], adapter: &Adapter, record: &Value) -> (String, Layout) {
+    fn found(tensors: &[TensorInfo], adapter: &Adapter, record: &Value) -> (Text, Layout) {
         let settings = AdapterSettings::new(Some(record));
         let operand = BaseNames::new(tensors).operand(adapter, settings).unwrap();
         assert_eq!(operand.shape(), (adapter.b.shape().0, adapter.a.shape().1));

@@ -1,6 +1,7 @@
 //! `roles.json`, as its maker reads it (`tests/fixtures/architectures/roles.py`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 use weightvane::checkpoint::Manifest;
@@ -229,8 +230,8 @@ impl Truth {
     /// Whether a pair of ours is that one of truth: the same tensors, experts and kind.
     pub(super) fn is(&self, at: usize, ours: &Pair) -> bool {
         let truth = &self.pairs[at];
-        let tensors = |parts: &[View]| -> Vec<String> {
-            let mut names: Vec<String> = parts.iter().map(|v| v.tensor.clone()).collect();
+        let tensors = |parts: &[Arc<View>]| -> Vec<String> {
+            let mut names: Vec<String> = parts.iter().map(|v| v.tensor.to_string()).collect();
             names.sort();
             names.dedup();
             names
