@@ -8,17 +8,20 @@ pub(super) mod safetensors;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::error::{OpenError, one_line, shown};
+use super::error::{OpenError, n_tensors, one_line, shown};
 use super::formats::{WEIGHTS, says_other};
 use super::place::{MAX_PIECES, Place, row_major};
 use super::safetensors::MAX_IN_FILE;
 use super::source::{self, Stretch};
 use super::stretches::Stretches;
-use super::{Manifest, SourceFile, TensorInfo, Text};
+use super::{Manifest, SourceFile, TensorInfo, Text, torch};
 use metadata::{Chunk, Distributed};
 
 /// The file that says where everything lies, and is written last.
 pub(super) const METADATA: &str = ".metadata";
+
+/// What Megatron saves once for all ranks, its arguments among it; it is written before [`METADATA`].
+const COMMON: &str = "common.pt";
 
 /// Directories below a save in which trainers keep the distributed state of the model.
 pub(super) const BELOW: [&str; 5] =
@@ -57,7 +60,7 @@ pub(super) fn add(
     state.retain(|name, _| !says_other(name));
     if n_before > state.len() {
         let n = n_before.saturating_sub(state.len());
-        manifest.notes.push(format!("left out: {n} tensors of optimiser and trainer"));
+        manifest.notes.push(format!("left out: {} of optimiser and trainer", n_tensors(n)));
     }
     strip_key(manifest, &mut state);
     let n_pieces = state.values().fold(0_usize, |n, tensor| n.saturating_add(tensor.chunks.len()));
@@ -84,7 +87,26 @@ pub(super) fn add(
         let found = "a distributed state without tensors of a model".to_owned();
         return Err(OpenError::NotWeights { path: directory.to_owned(), found });
     }
-    Ok(())
+    if names.contains(&COMMON) { add_common(manifest, &directory.join(COMMON)) } else { Ok(()) }
+}
+
+/// Takes what Megatron's common state says of the run; without it names and shapes must do.
+fn add_common(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError> {
+    match torch::read_file(path) {
+        Ok((file, saved)) => {
+            torch::add_remarks(manifest, &saved);
+            if let Some((place, _)) = &mut manifest.remarks.config {
+                *place = place.replace("the weight file", COMMON);
+            }
+            manifest.sidecars.push(file);
+            Ok(())
+        }
+        Err(OpenError::NotWeights { found, .. } | OpenError::Malformed { reason: found, .. }) => {
+            manifest.notes.push(format!("{COMMON} left out: {found}"));
+            Ok(())
+        }
+        Err(other) => Err(other),
+    }
 }
 
 /// Where trainers keep the model under a key, keeps what is under it, and takes the key off: the
@@ -97,7 +119,7 @@ fn strip_key(manifest: &mut Manifest, state: &mut BTreeMap<Text, Distributed>) {
     let n_beside = state.len().saturating_sub(count(key));
     manifest.notes.push(format!("weights taken from `{key}`"));
     if n_beside > 0 {
-        manifest.notes.push(format!("left out: {n_beside} tensors beside `{key}`"));
+        manifest.notes.push(format!("left out: {} beside `{key}`", n_tensors(n_beside)));
     }
     let prefix = format!("{key}.");
     let bare = |(name, tensor): (Text, Distributed)| {

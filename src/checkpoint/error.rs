@@ -182,6 +182,11 @@ pub(super) fn shown(name: &str) -> String {
     format!("`{}`", one_line(name))
 }
 
+/// How many tensors, in words.
+pub(super) fn n_tensors(n: usize) -> String {
+    format!("{n} tensor{}", if n == 1 { "" } else { "s" })
+}
+
 /// A path for a message, on one line.
 pub(super) fn shown_path(path: &Path) -> String {
     path.to_string_lossy().chars().flat_map(escaped).collect()

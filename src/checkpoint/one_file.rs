@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::error::{OpenError, one_line, shown};
+use super::error::{OpenError, n_tensors, one_line, shown};
 use super::fill::Fill;
 use super::formats::says_other;
 use super::safetensors::MAX_TENSORS;
@@ -118,7 +118,7 @@ fn without_others(mut contents: Contents) -> Contents {
     contents.tensors.retain(|tensor| !says_other(&tensor.name.replace('/', ".")));
     let n = n_before.saturating_sub(contents.tensors.len());
     if n > 0 {
-        contents.notes.push(format!("left out: {n} tensors of optimiser and trainer"));
+        contents.notes.push(format!("left out: {} of optimiser and trainer", n_tensors(n)));
     }
     contents
 }

@@ -213,7 +213,8 @@ fn find_wide(
 
 /// An entry whose offset is that of its local header, and its flags; and what follows.
 fn parse_entry(bytes: &[u8]) -> Result<((Entry, u16), &[u8]), ZipError> {
-    let broken = || malformed("found a broken list of entries".to_owned());
+    let broken =
+        || malformed("found a broken list of entries, expected one of all files inside".to_owned());
     if !bytes.starts_with(b"PK\x01\x02") {
         return Err(broken());
     }

@@ -35,13 +35,11 @@ fn summary(manifest: &Manifest, graph: &LayerGraph) -> String {
     let mut line = |what: &str, value: String| {
         let _ = writeln!(text, "{what:<13}{value}");
     };
-    let files = manifest.files.len();
-    let plural = if files == 1 { "" } else { "s" };
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let files = count(manifest.files.len(), "file");
+    let tensors = count(manifest.tensors.len(), "tensor");
     line("checkpoint", manifest.path.display().to_string());
-    line(
-        "format",
-        format!("{}, {files} file{plural}, {} tensors", manifest.format, manifest.tensors.len()),
-    );
+    line("format", format!("{}, {files}, {tensors}", manifest.format));
     line("step", manifest.step.map_or_else(|| "unknown".into(), |s| s.to_string()));
     line("architecture", format!("{} ({})", graph.architecture, graph.because));
     if graph.architecture == "chain" && !graph.matrices.is_empty() {
@@ -145,8 +143,11 @@ fn pairs(graph: &LayerGraph) -> String {
     let mut rest = graph.pairs.as_slice();
     let rows = std::iter::from_fn(|| {
         let first = rest.first()?;
+        // Several adapters of a layer are pairs of one name, and none of them is a head of another.
+        let is_one_of_many = |p: &Pair| p.head.or(p.group).or(p.expert).is_some();
         let alike = |p: &&Pair| {
-            p.name == first.name
+            (is_one_of_many(p) || std::ptr::eq(*p, first))
+                && p.name == first.name
                 && p.layer == first.layer
                 && p.head.is_some() == first.head.is_some()
                 && p.group.is_some() == first.group.is_some()

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::inputs::{Named, Tensors};
-use super::names::match_glob;
+use super::names::{leaf, match_glob};
 use super::{IgnoreRule, LayerGraph, Left};
 use crate::checkpoint::{Dtype, Text};
 
@@ -64,6 +64,15 @@ fn is_norm(name: &str) -> bool {
     ["norm", "ln_", ".ln", "bn"].iter().any(|part| name.contains(part))
 }
 
+/// Last parts of names that hold what a norm has seen, in torch, Keras and Flax.
+const STATISTICS: [&str; 6] =
+    ["running_mean", "running_var", "moving_mean", "moving_variance", "mean", "var"];
+
+/// Keras calls the bias of a norm beta.
+fn is_bias(name: &str) -> bool {
+    name.ends_with("bias") || (leaf(name) == "beta" && is_norm(name))
+}
+
 fn reason_by_shape(tensor: &Named<'_>) -> Cow<'static, str> {
     let info = tensor.info;
     match (&info.dtype, info.shape.as_slice()) {
@@ -71,8 +80,10 @@ fn reason_by_shape(tensor: &Named<'_>) -> Cow<'static, str> {
             format!("stored as {dtype}: only floating-point weights are measured").into()
         }
         (_, []) => "a scalar".into(),
-        (_, [_, ..]) if info.name.ends_with("bias") => {
-            "a bias: pair numbers use weights only".into()
+        (_, shape) if shape.contains(&0) => "no elements: nothing to measure".into(),
+        (_, [_, ..]) if is_bias(&info.name) => "a bias: pair numbers use weights only".into(),
+        (_, [_]) if is_norm(&info.name) && STATISTICS.contains(&leaf(&info.name)) => {
+            "running statistics of a norm: no subspaces".into()
         }
         (_, [_]) if is_norm(&info.name) => "norm gain: no measured reader behind it".into(),
         (_, [_]) => "a vector: no subspaces".into(),

@@ -70,8 +70,30 @@ pub(super) fn build(tensors: &Tensors<'_>) -> Option<LayerGraph> {
             graph.matrices.extend([a, b]);
         }
     }
+    let used = |name: &str| {
+        let is_used = graph.matrices.iter().any(|matrix| matrix.name == name);
+        is_used || graph.skipped.iter().any(|left| left.name == name)
+    };
+    let beside = tensors.all.iter().filter(|tensor| !used(&tensor.info.name));
+    let beside: Vec<Left> = beside.filter_map(why_beside).collect();
+    graph.skipped.extend(beside);
     graph.skipped.sort_by(|a, b| natural_cmp(&a.name, &b.name));
     Some(with_left(graph, tensors, &[], Vec::new()))
+}
+
+/// Why what lies beside the pairs is none, where no shape tells it.
+fn why_beside(tensor: &Named<'_>) -> Option<Left> {
+    let is_part = NAMES.iter().any(|(a, b)| tensor.bare.contains(a) || tensor.bare.contains(b));
+    let reason = if tensor.bare.contains(".lora_magnitude_vector") {
+        "learnt norms, a number for each output: no subspaces"
+    } else if is_part {
+        "no pair: the other factor of its module is missing"
+    } else if tensor.is_float() && tensor.info.shape.len() > 1 {
+        "trained as a whole beside the adapters: only what is of low rank is measured here"
+    } else {
+        return None;
+    };
+    Some(Left { name: tensor.info.name.clone(), reason: reason.into() })
 }
 
 /// The B of a module whose A this is.

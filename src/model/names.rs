@@ -21,6 +21,20 @@ pub(super) fn strip_prefixes<'a>(name: &'a str, of_rule: &[String]) -> &'a str {
     }
 }
 
+/// The first part of all these names, with its dot: what a module calls the model that it holds (`net.`
+/// of a Lightning module). None where they differ, where one has no further part, and where numbers
+/// come next, as those count layers.
+pub(super) fn root<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let starts_with_digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let first = names.next()?;
+    let root = &first[..=first.find('.')?];
+    let is_below = |name: &str| {
+        name.strip_prefix(root).is_some_and(|rest| !rest.is_empty() && !starts_with_digit(rest))
+    };
+    let is_root = !starts_with_digit(root) && is_below(first) && names.all(is_below);
+    is_root.then_some(root)
+}
+
 /// A name in the writing of torch.
 #[derive(Debug, Clone)]
 pub(super) struct Plain<'a> {
@@ -174,6 +188,23 @@ mod tests {
             assert_eq!(strip_prefixes(name, &rule), "h.0.w");
         }
         assert_eq!(strip_prefixes("lm_head.weight", &rule), "lm_head.weight");
+    }
+
+    #[test]
+    fn a_root_is_before_all_names() {
+        let of = |names: &[&'static str]| root(names.iter().copied());
+        assert_eq!(of(&["net.h.0.w", "net.wte.w"]), Some("net."));
+        for names in [
+            &["net.h.0.w", "wte.w"][..],
+            &["net.h.0.w", "nets.wte.w"],
+            &["layers.0.w", "layers.1.w"],
+            &["0.layers.w", "0.head.w"],
+            &["net.w", "net."],
+            &["weight"],
+            &[],
+        ] {
+            assert_eq!(of(names), None, "{names:?}");
+        }
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::names::{are_of_flax, plain, strip_prefixes};
-use super::{PairName, Role, Storage};
+use super::{PairName, Role, Storage, recognize};
 use crate::checkpoint::TensorInfo;
 
 /// Most lines of tensors; a model has few kinds of them.
 const MAX_LINES: usize = 200;
 
 /// Parts of names and the role that they usually tell; the longer first where one holds another.
-const TELLING: [(&str, &[Role]); 46] = [
+const TELLING: [(&str, &[Role]); 53] = [
     ("c_attn", &[Role::Query, Role::Key, Role::Value]),
     ("query_key_value", &[Role::Query, Role::Key, Role::Value]),
     ("qkv", &[Role::Query, Role::Key, Role::Value]),
@@ -24,6 +24,10 @@ const TELLING: [(&str, &[Role]); 46] = [
     ("v_proj", &[Role::Value]),
     ("o_proj", &[Role::Output]),
     ("out_proj", &[Role::Output]),
+    ("attn_q", &[Role::Query]),
+    ("attn_k", &[Role::Key]),
+    ("attn_v", &[Role::Value]),
+    ("attn_output", &[Role::Output]),
     ("wq", &[Role::Query]),
     ("wk", &[Role::Key]),
     ("wv", &[Role::Value]),
@@ -51,6 +55,9 @@ const TELLING: [(&str, &[Role]); 46] = [
     ("linear1", &[Role::Up]),
     ("linear2", &[Role::Down]),
     ("c_fc", &[Role::Up]),
+    ("ffn_gate", &[Role::Gate]),
+    ("ffn_up", &[Role::Up]),
+    ("ffn_down", &[Role::Down]),
     ("mlp.c_proj", &[Role::Down]),
     ("w1", &[Role::Gate]),
     ("w3", &[Role::Up]),
@@ -76,6 +83,10 @@ struct Kind {
 /// role or a reason. The text parses as a rule as it stands.
 #[must_use]
 pub fn template(tensors: &[TensorInfo], config: Option<&Value>) -> String {
+    if !recognize(tensors, config, &[]).adapters.is_empty() {
+        return "# Adapters of low rank are told by their names and need no rule; see `weightvane explain`.\n"
+            .into();
+    }
     let kinds = kinds(tensors);
     let mut text = String::from(
         "# A rule to start from. Put it into the directory that `architectures_dir` names, give what stands\n\
@@ -87,6 +98,9 @@ pub fn template(tensors: &[TensorInfo], config: Option<&Value>) -> String {
     if let Some(model_type) = model_type {
         let _ = writeln!(text, "model_types: [{}]", quoted(model_type));
     }
+    if are_of_flax(tensors.iter().map(|t| t.name.as_str())) {
+        text += "# A `kernel` is called `weight` here and turned round: give it the layout that torch would have.\n";
+    }
     let known: Vec<&Kind> = kinds.iter().filter(|kind| !kind.roles.is_empty()).collect();
     let in_stack = |kind: &&&Kind| kind.pattern.contains("{layer}");
     let needed = known.iter().find(in_stack).copied().or(kinds.first());
@@ -95,12 +109,16 @@ pub fn template(tensors: &[TensorInfo], config: Option<&Value>) -> String {
     };
     let _ = writeln!(text, "requires: [{}]", quoted(&needed.pattern));
     text += "heads:                  # keys of config.json\n  query: [num_attention_heads, n_head, num_heads]\n  key_value: [num_key_value_heads]\n  head_dim: [head_dim]\nactivation: [hidden_act, activation_function]\n";
-    text += "matrices:               # out_in: rows are outputs (nn.Linear); in_out: rows are inputs (Keras, Conv1D)\n";
+    text += "matrices:               # out_in: rows are outputs (nn.Linear); in_out: rows are inputs (Conv1D)\n";
     if known.is_empty() {
         // A rule has at least one matrix: the first, as a guess that its comment says is one.
+        text += "# No name tells a role. Layers one behind the other need no rule: without one they are chained by shape.\n";
         text += &line(needed, &[guess(needed)], "  - ", "  # ? a guess");
     }
     for kind in kinds.iter().take(MAX_LINES) {
+        if known.is_empty() && std::ptr::eq(kind, needed) {
+            continue;
+        }
         if kind.roles.is_empty() {
             text += &line(kind, &[guess(kind)], "# ? - ", "");
         } else {
@@ -162,11 +180,15 @@ fn line(kind: &Kind, roles: &[Role], start: &str, end: &str) -> String {
     )
 }
 
+fn is_offered(tensor: &TensorInfo) -> bool {
+    tensor.dtype.is_float() && tensor.shape.len() > 1 && !tensor.shape.contains(&0)
+}
+
 fn kinds(tensors: &[TensorInfo]) -> Vec<Kind> {
     let flax = are_of_flax(tensors.iter().map(|t| t.name.as_str()));
     let mut kinds: BTreeMap<String, Kind> = BTreeMap::new();
     let mut order = Vec::new();
-    for tensor in tensors.iter().filter(|t| t.dtype.is_float() && t.shape.len() > 1) {
+    for tensor in tensors.iter().filter(|t| is_offered(t)) {
         let plain = plain(&tensor.name, flax);
         let bare = strip_prefixes(&plain.name, &[]);
         if bare.ends_with("bias") {

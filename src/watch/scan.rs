@@ -158,6 +158,9 @@ impl Walk<'_> {
     fn saves_of(&mut self, directory: &Path, listing: &Listing) -> Descend {
         let is_root = directory == self.root;
         let name = &listing.text;
+        if !is_root && listing.files.iter().any(|member| names::is_of_ranks(name, &member.name)) {
+            return Descend::No;
+        }
         let counted = names::directory_step(name);
         let mut members = listing.files.clone();
         members.extend(self.parts(directory, listing));

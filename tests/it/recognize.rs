@@ -372,3 +372,24 @@ fn a_partly_rotated_head_has_no_law_gap() {
         }
     }
 }
+
+#[test]
+fn a_model_is_recognised_behind_the_name_that_a_module_has_for_it() {
+    let manifest = checkpoint::open(&tests_dir("fixtures/gpt2")).unwrap();
+    let rules = architectures::built_in().unwrap();
+    let config = manifest.config.as_ref();
+    let plain = recognize(&manifest.tensors, config, &rules);
+    for prefix in ["net.", "_orig_mod.system.module.net."] {
+        let mut tensors = manifest.tensors.clone();
+        for tensor in &mut tensors {
+            tensor.name = format!("{prefix}{}", tensor.name).into();
+        }
+        let graph = recognize(&tensors, config, &rules);
+        assert_eq!(graph.architecture, plain.architecture, "{prefix}");
+        assert_eq!(graph.pairs.len(), plain.pairs.len(), "{prefix}");
+        assert_eq!(graph.matrices[0].name, format!("{prefix}{}", plain.matrices[0].name));
+        assert!(graph.because.ends_with(", below `net.`"), "{}", graph.because);
+        let n_buffers = buffers(&manifest.tensors, &plain, &rules).len();
+        assert_eq!(buffers(&tensors, &graph, &rules).len(), n_buffers, "{prefix}");
+    }
+}

@@ -7,7 +7,7 @@ use super::super::formats::{
     ADAPTER, Container, DEEPSPEED, MEGATRON, TORCH_DCP, WHOLE, not_weights,
 };
 use super::super::shards::add_shards;
-use super::super::step::shard_of;
+use super::super::step::{shard_of, step_in_name};
 use super::super::{Manifest, dcp, deepspeed, foreign, source, torch};
 use super::file::add_container;
 
@@ -152,14 +152,21 @@ fn lone_weights<'a>(path: &Path, names: &[&'a str]) -> Result<(&'a str, Containe
             }
             ([], None) => {}
             (several, None) => {
-                let n = several.len();
-                let ending = container.endings().first().copied().unwrap_or_default();
-                let found = format!("{n} {ending} files without an index");
-                return Err(OpenError::not_a_checkpoint(path, found));
+                return Err(of_several(path, several));
             }
         }
     }
     Err(without_weights(path, names, others))
+}
+
+/// Several files of weights, of which nothing says that they belong together.
+fn of_several(path: &Path, names: &[&str]) -> OpenError {
+    let first: Vec<String> = names.iter().take(3).map(|name| shown(name)).collect();
+    let more = if names.len() > first.len() { ", …" } else { "" };
+    let found =
+        format!("{} files of weights without an index ({}{more})", names.len(), first.join(", "));
+    let expected = "the path of one of them, or an index of shards";
+    OpenError::NotACheckpoint { path: path.to_owned(), found, expected }
 }
 
 /// What a directory without weights is.
@@ -177,6 +184,15 @@ fn without_weights(path: &Path, names: &[&str], others: Option<&'static str>) ->
     }
     if let Some(found) = others {
         return OpenError::NotWeights { path: path.to_owned(), found: found.to_owned() };
+    }
+    let is_save = |name: &&&str| !name.contains('.') && step_in_name(name).is_some();
+    if let Some(save) = names.iter().filter(is_save).max_by_key(|name| step_in_name(name)) {
+        let found = format!("a directory that holds saves, as {}", shown(save));
+        return OpenError::NotACheckpoint {
+            path: path.to_owned(),
+            found,
+            expected: "the path of one of them",
+        };
     }
     OpenError::not_a_checkpoint(path, "a directory without weight files".to_owned())
 }

@@ -48,7 +48,9 @@ pub(super) fn add_container(
             if manifest.tensors.iter().any(is_matrix) {
                 return Ok(());
             }
-            let found = "tensors, and no matrix of weights among them".to_owned();
+            let why = manifest.notes.iter().find(|note| note.contains(" left out: "));
+            let why = why.map(|note| format!(" ({note})")).unwrap_or_default();
+            let found = format!("tensors, and no matrix of weights among them{why}");
             Err(OpenError::NotWeights { path: path.to_owned(), found })
         }
         Container::Npz if path.extension().is_some_and(|end| end == "npy") => {

@@ -177,8 +177,15 @@ impl<'a> Text<'a> {
 
 /// A type by its name: order of the bytes, kind, width in bytes.
 fn element(name: &str) -> Element {
-    let left_out = || Element::LeftOut(format!("its elements are of type `{}`", one_line(name)));
     let (order, kind) = name.split_at_checked(1).unwrap_or(("", name));
+    let left_out = || {
+        let what = match kind.get(..1) {
+            Some("O") => "objects of Python, which are pickled".to_owned(),
+            Some("U" | "S") => "texts, no numbers".to_owned(),
+            _ => format!("of type `{}`", one_line(name)),
+        };
+        Element::LeftOut(format!("its elements are {what}"))
+    };
     let dtype = match kind {
         "f8" => Dtype::F64,
         "f4" => Dtype::F32,

@@ -229,8 +229,10 @@ impl Machine {
         };
         let Some(global) = Global::named(&module, &name) else {
             let full = one_line(&format!("{module}.{name}"));
-            let text =
-                format!("found a pickle that asks for {}, which no state needs", shown(&full));
+            let text = format!(
+                "found a pickle that asks for {}, which no state_dict() needs (pickled objects are not read)",
+                shown(&full)
+            );
             return Err(PickleError::Refused(text));
         };
         self.push(Value::Global(global))

@@ -4,7 +4,7 @@ use serde_json::{Map, Number, Value as Json};
 
 use super::Saved;
 use super::find::{Weights, key_text};
-use crate::checkpoint::error::one_line;
+use crate::checkpoint::error::{n_tensors, one_line};
 use crate::checkpoint::pickle::{Heap, Node, Value};
 use crate::checkpoint::{Manifest, TrainerState};
 
@@ -43,7 +43,7 @@ pub(super) fn add_places(manifest: &mut Manifest, found: &Weights) {
         let passed: Vec<String> = found
             .beside
             .iter()
-            .map(|(key, n)| format!("`{}` ({n} tensors)", one_line(key)))
+            .map(|(key, n)| format!("`{}` ({})", one_line(key), n_tensors(*n)))
             .collect();
         manifest.notes.push(format!("left out beside them: {}", passed.join(", ")));
     }

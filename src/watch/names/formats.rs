@@ -45,7 +45,8 @@ const NEVER_OPENED: [&str; 17] = [
     "distrib_optim",
 ];
 
-/// The same as whole names.
+/// The same as whole names. Of Megatron's `common.pt` the arguments are read where it lies beside the
+/// record of a distributed state; it is never taken for weights.
 const NEVER_OPENED_NAMES: [&str; 4] = ["meta.pt", "common.pt", "args.pt", "optim.pt"];
 
 /// `.bin` says little: data sets have it too. These words in a name make it weights.

@@ -30,8 +30,6 @@ pub(in crate::watch) fn is_ignored(name: &str) -> bool {
         || stem.ends_with("_tmp")
         || name.contains(".dirty.")
         || name.contains(".orbax-checkpoint-tmp")
-        // The upload's own half of a torchtitan step; the whole is written beside it.
-        || name == "sharded"
 }
 
 /// Whether a hidden file is part of a save all the same.
@@ -78,6 +76,12 @@ pub(in crate::watch) fn is_part(name: &str, save: &str) -> bool {
             && (name == "pytorch_model" || is_numbered("pytorch_model_")))
 }
 
+/// Whether a directory of this name with such a file holds what the ranks wrote of a save that is put
+/// together beside it, by `PyTorch`'s writer for Hugging Face. A run may be called so as well.
+pub(in crate::watch) fn is_of_ranks(directory: &str, file: &str) -> bool {
+    directory == "sharded" && file.starts_with("shard-")
+}
+
 /// Whether a directory of this name gets another marker after `.metadata`: Megatron's
 /// `metadata.json` and tracker, Lightning's `meta.pt`. OLMo-core is known by its part.
 pub(in crate::watch) fn has_late_marker(name: &str) -> bool {
@@ -110,11 +114,10 @@ mod tests {
             "tmp.pth.tar",
             "recovery_tmp.pth.tar",
             "checkpoint1.pt.tmp",
-            "sharded",
         ] {
             assert!(is_ignored(name), "{name} is unfinished work");
         }
-        for name in ["template.pt", "checkpoint-5", "attempt_2", "tmprun"] {
+        for name in ["template.pt", "checkpoint-5", "attempt_2", "tmprun", "sharded"] {
             assert!(!is_ignored(name), "{name} is not");
         }
         assert_eq!(unfinished("epoch=0-step=1-unfinished"), Some("epoch=0-step=1"));

@@ -82,7 +82,8 @@ impl Listing {
     pub(super) fn may_get_weights(&self) -> bool {
         let is_known = |entry: &Entry| {
             let name = entry.text.as_str();
-            names::is_part(name, &self.text) || matches!(name, "train" | "tokenizer" | "default")
+            names::is_part(name, &self.text)
+                || matches!(name, "train" | "tokenizer" | "default" | "sharded")
         };
         !self.has_foreign && self.directories.iter().all(is_known)
     }

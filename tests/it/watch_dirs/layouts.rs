@@ -92,6 +92,22 @@ fn plain_numbers_are_steps_where_orbax_wrote_them() {
 }
 
 #[test]
+fn a_run_may_be_called_as_the_half_of_a_save_is() {
+    check(
+        &[
+            "sharded/checkpoint-5/model.safetensors",
+            "titan/ckpt/sharded/shard-00001-model-00001-of-00002.safetensors",
+            "titan/ckpt/model-00001-of-00002.safetensors",
+            "titan/ckpt/model.safetensors.index.json",
+        ],
+        &[
+            "sharded 5 sharded/checkpoint-5 [model.safetensors]",
+            "titan/ckpt - titan/ckpt in-place [model-00001-of-00002.safetensors model.safetensors.index.json]",
+        ],
+    );
+}
+
+#[test]
 fn sets_of_data_are_no_saves() {
     let data: Vec<String> = (0..70).map(|i| format!("features/sample_{i}.npz")).collect();
     let mut paths: Vec<&str> = data.iter().map(String::as_str).collect();
