@@ -18,7 +18,7 @@ struct Run {
     write: fn(&Path, u64),
 }
 
-const RUNS: [Run; 9] = [
+const RUNS: [Run; 13] = [
     Run { name: "nanogpt/ckpt", architecture: "llama", write: nanogpt },
     Run { name: "numbered", architecture: "llama", write: numbered },
     Run { name: "trainer", architecture: "llama", write: trainer },
@@ -27,7 +27,11 @@ const RUNS: [Run; 9] = [
     Run { name: "deepspeed", architecture: "llama", write: deepspeed },
     Run { name: "peft", architecture: "lora", write: peft },
     Run { name: "lightning/checkpoints", architecture: "llama", write: lightning },
+    Run { name: "megatron", architecture: "megatron", write: megatron },
+    Run { name: "olmo", architecture: "llama", write: olmo },
     Run { name: "npz", architecture: "llama", write: npz },
+    Run { name: "gguf", architecture: "gguf-llama", write: gguf },
+    Run { name: "keras", architecture: "chain", write: keras },
 ];
 
 fn fixture(path: &str) -> PathBuf {
@@ -127,8 +131,36 @@ fn lightning(run: &Path, step: u64) {
     std::os::unix::fs::symlink(&name, link).unwrap();
 }
 
+/// What is common to all ranks, their pieces, two records, then the iteration of the newest save.
+fn megatron(run: &Path, step: u64) {
+    let (from, save) = ("megatron_torch_dist/ckpt/iter_0000100", format!("iter_{step:07}"));
+    let save = run.join(save);
+    for name in ["common.pt", "__0_0.distcp", "__0_1.distcp", "__1_0.distcp", "__1_1.distcp"] {
+        put(&bytes(&format!("{from}/{name}")), &save.join(name));
+    }
+    put_by_rename(&bytes(&format!("{from}/.metadata")), &save.join(".metadata"));
+    put(&bytes(&format!("{from}/metadata.json")), &save.join("metadata.json"));
+    put(step.to_string().as_bytes(), &run.join("latest_checkpointed_iteration.txt"));
+}
+
+/// A directory is filled and renamed, its mark written after that.
+fn olmo(run: &Path, step: u64) {
+    let (unfinished, save) = (run.join(format!("step{step}-tmp")), run.join(format!("step{step}")));
+    copy_save(&fixture("olmo_core/step100/model_and_optim"), &unfinished.join("model_and_optim"));
+    fs::rename(unfinished, &save).unwrap();
+    put(&bytes("olmo_core/step100/.metadata.json"), &save.join(".metadata.json"));
+}
+
 fn npz(run: &Path, step: u64) {
     put(&bytes("npz/ckpt.npz"), &run.join(format!("weights-{step}.npz")));
+}
+
+fn gguf(run: &Path, step: u64) {
+    put(&bytes("gguf_f16/model.gguf"), &run.join(format!("model-{step}.gguf")));
+}
+
+fn keras(run: &Path, step: u64) {
+    put(&bytes("keras_mlp/model.keras"), &run.join(format!("model-{step}.keras")));
 }
 
 fn position(bytes: &[u8], wanted: &[u8]) -> usize {
