@@ -157,9 +157,7 @@ pub(super) fn add_tensors(
     saved: &Saved,
     names: Names,
 ) -> Result<(), String> {
-    let mut seen: HashMap<u128, usize> = HashMap::with_capacity(names.len());
-    // At once: what is copied as it grows leaves holes among the small parts of the heap.
-    manifest.tensors.reserve_exact(names.len());
+    let mut seen: HashMap<u128, usize> = HashMap::new();
     let mut sorted: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
     sorted.sort_unstable();
     let mut neighbours = sorted.iter().zip(sorted.iter().skip(1));

@@ -7,7 +7,6 @@ use super::Saved;
 use super::tensor::{self, Found};
 use crate::checkpoint::formats::{Says, WEIGHTS, says};
 use crate::checkpoint::pickle::{Heap, Node, Value};
-use crate::checkpoint::safetensors::MAX_IN_FILE;
 
 /// Containers within containers that are looked into.
 const MAX_DEPTH: usize = 24;
@@ -15,8 +14,9 @@ const MAX_DEPTH: usize = 24;
 const MAX_VISITS: usize = 1 << 20;
 /// Bytes of a name that is put together.
 const MAX_NAME: usize = 1024;
-/// Names, and bytes of all of them: one container under many keys makes many of few.
-const MAX_NAMES: usize = MAX_IN_FILE;
+/// Names, and bytes of all of them: one container under many keys makes many of few. Fewer than of
+/// other files, as the pickle takes memory of its own.
+const MAX_NAMES: usize = 50_000;
 const MAX_NAMES_BYTES: usize = 8 << 20;
 
 /// Names in the order of the state, with what they name.
@@ -82,7 +82,7 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
         return Err("a state of more than 2^20 values".to_owned());
     }
     if walk.n_bytes_left == 0 || found.tensors.len() > MAX_NAMES {
-        return Err("a state of more than 65536 tensors or 8 MiB of names".to_owned());
+        return Err("a state of more than 50000 tensors or 8 MiB of names".to_owned());
     }
     if found.tensors.is_empty() {
         return Err("no state of a model: it names no tensors".to_owned());
@@ -117,7 +117,7 @@ impl<'a> Walk<'a> {
                 let is_name = |key: Value| matches!(key, Value::Int(_) | Value::Text(_));
                 let named = items.iter().filter(|(key, _)| is_name(*key));
                 let named = named.map(|(key, value)| (key_text(heap, *key), *value));
-                let mut seen = HashSet::with_capacity(items.len());
+                let mut seen = HashSet::new();
                 let mut last: Vec<(Cow<'a, str>, Value)> =
                     named.rev().filter(|(key, _)| seen.insert(key.clone())).collect();
                 last.reverse();
