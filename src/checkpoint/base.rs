@@ -44,6 +44,10 @@ pub fn find_base(
         || "no base model is named in adapter_config.json".to_owned(),
         |name| format!("base model {} not found", shown(name)),
     );
+    let given = bases.iter().map(|base| shown(&base.to_string_lossy())).collect::<Vec<_>>();
+    if !given.is_empty() {
+        return Err(format!("{what} in {}, expected it there or that itself", given.join(", ")));
+    }
     Err(format!("{what}: give it, or a directory that holds it, with --base or `bases`"))
 }
 
@@ -60,7 +64,11 @@ fn below(within: &Path, named: &Path) -> Option<PathBuf> {
     }
     let root = within.canonicalize().ok()?;
     let place = root.join(named).canonicalize().ok()?;
-    place.starts_with(&root).then_some(place)
+    let is_inside = |path: &Path| path.canonicalize().is_ok_and(|p| p.starts_with(&root));
+    // Nor may a file in it be a link to elsewhere.
+    let mut files = source::list(&place).unwrap_or_default().into_iter();
+    let all_inside = files.all(|name| is_inside(&place.join(name)));
+    (is_inside(&place) && all_inside).then_some(place)
 }
 
 /// Where a directory of models may hold one of that name.
@@ -162,8 +170,19 @@ mod tests {
         assert!(found("base", &[], Some(&root)).is_ok());
         std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
         let outside = outside.to_str().unwrap();
-        for name in [outside, "../outside", "link", "base/../../outside", "s3://bucket/model", "\n"]
-        {
+        fs::create_dir(root.join("linked")).unwrap();
+        let file = "model.safetensors";
+        std::os::unix::fs::symlink(Path::new(outside).join(file), root.join("linked").join(file))
+            .unwrap();
+        for name in [
+            outside,
+            "linked",
+            "../outside",
+            "link",
+            "base/../../outside",
+            "s3://bucket/model",
+            "\n",
+        ] {
             assert!(found(name, &[], Some(&root)).is_err(), "{name}");
         }
         fs::create_dir_all(root.join("models--a--b/refs")).unwrap();

@@ -189,7 +189,7 @@ pub(super) fn n_tensors(n: usize) -> String {
 
 /// A path for a message, on one line.
 pub(super) fn shown_path(path: &Path) -> String {
-    path.to_string_lossy().chars().flat_map(escaped).collect()
+    printable(&path.to_string_lossy())
 }
 
 /// What a path leads to, and must work for it to be read.
@@ -204,6 +204,12 @@ pub(super) fn one_line(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+/// A foreign text for a terminal, on one line.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().flat_map(escaped).collect()
 }
 
 /// Control characters as escapes, so that a hostile name cannot forge a line of a log.

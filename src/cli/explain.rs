@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 
 use super::failure::Failure;
-use super::table::{integer, skipped, table};
+use super::table::{integer, number, skipped, table};
 use super::{ExplainArgs, bases, options, plan, print, rules, settings};
-use weightvane::checkpoint::{self, Manifest};
+use weightvane::checkpoint::{self, Manifest, printable};
 use weightvane::diagnostics::{self, Skipped};
-use weightvane::model::{self, HeadSet, LayerGraph, Matrix, Pair};
+use weightvane::model::{
+    self, Adapter, AdapterSettings, BaseNames, HeadSet, LayerGraph, Matrix, Pair,
+};
 
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let settings = settings(args.config.as_ref())?;
@@ -25,7 +27,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         let base = base.as_ref().ok().and_then(Option::as_ref);
         plan::text(&manifest, &graph, &options, base, before.as_ref())?
     } else {
-        details(&graph)
+        details(&graph, &adapters(&manifest, &graph, base.as_ref().ok().and_then(Option::as_ref)))
     };
     print(&(summary(&manifest, &graph) + &base_of(base) + &rest))
 }
@@ -33,7 +35,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
 fn summary(manifest: &Manifest, graph: &LayerGraph) -> String {
     let mut text = String::new();
     let mut line = |what: &str, value: String| {
-        let _ = writeln!(text, "{what:<13}{value}");
+        let _ = writeln!(text, "{what:<13}{}", printable(&value));
     };
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let files = count(manifest.files.len(), "file");
@@ -86,7 +88,32 @@ fn base_of(base: Result<Option<Manifest>, Skipped>) -> String {
     }
 }
 
-fn details(graph: &LayerGraph) -> String {
+/// What both matrices of each module add to, and with which weight of the base it is compared.
+fn adapters(manifest: &Manifest, graph: &LayerGraph, base: Option<&Manifest>) -> String {
+    if graph.adapters.is_empty() {
+        return String::new();
+    }
+    let settings = AdapterSettings::new(manifest.adapter.as_ref());
+    let names = base.map(|base| BaseNames::new(&base.tensors));
+    let row = |adapter: &Adapter| {
+        let ((out, rank), input) = (adapter.b.shape(), adapter.a.shape().1);
+        let weight = names.as_ref().map(|names| names.operand(adapter, settings));
+        let weight = weight.map(|found| found.map_or_else(|why| why, |w| w.label.to_string()));
+        let scale = settings.scale(&adapter.module, rank);
+        vec![
+            adapter.module.clone(),
+            integer(adapter.layer),
+            format!("{out}×{rank}×{input}"),
+            scale.map_or_else(|why| why, |scale| number(Some(scale))),
+            weight.unwrap_or_else(|| "–".into()),
+        ]
+    };
+    let header = ["module", "layer", "out×r×in", "s", "against"];
+    let title = "\nUPDATES: s·B·A of each module, its norm and its leading subspaces\n";
+    title.to_owned() + &table(&header, 9, graph.adapters.iter(), row)
+}
+
+fn details(graph: &LayerGraph, adapters: &str) -> String {
     let matrix = |m: &Matrix| {
         vec![
             m.name.to_string(),
@@ -99,6 +126,7 @@ fn details(graph: &LayerGraph) -> String {
     text += &table(&["name", "role", "layer", "shape"], 2, graph.matrices.iter(), matrix);
     text += "\nPAIRS: the writer's columns and the reader's rows share m dimensions\n";
     text += &pairs(graph);
+    text += adapters;
     if !graph.heads.is_empty() {
         let row = |h: &HeadSet| {
             let space = if h.is_of_columns() { "columns" } else { "rows" };

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
+use weightvane::checkpoint::printable;
 use weightvane::diagnostics::{HeadReport, MatrixReport, PairReport, Report};
 
 /// Most rows of one table; the JSON holds all.
@@ -19,11 +20,13 @@ pub(super) fn table<T>(
     header: &[&str],
     numbers: usize,
     mut items: impl Iterator<Item = T>,
-    row: impl FnMut(T) -> Vec<String>,
+    mut row: impl FnMut(T) -> Vec<String>,
 ) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
-    table.add_rows(items.by_ref().take(MAX_ROWS).map(row));
+    // Names are foreign text, which must not speak to the terminal.
+    let cells = |item| row(item).iter().map(|cell| printable(cell)).collect::<Vec<_>>();
+    table.add_rows(items.by_ref().take(MAX_ROWS).map(cells));
     let more = items.count();
     for column in table.column_iter_mut().skip(numbers) {
         column.set_cell_alignment(CellAlignment::Right);

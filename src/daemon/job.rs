@@ -96,6 +96,17 @@ impl JobError {
     }
 }
 
+impl JobError {
+    /// Whether rotation took the save away, which is normal.
+    pub(super) fn is_vanished(&self) -> bool {
+        matches!(
+            self,
+            Self::Open(OpenError::Missing { .. } | OpenError::Vanished { .. })
+                | Self::Read(ReadError::Vanished { .. })
+        )
+    }
+}
+
 impl From<AnalyzeError> for JobError {
     fn from(error: AnalyzeError) -> Self {
         match error {

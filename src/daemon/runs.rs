@@ -327,6 +327,7 @@ impl Run {
 
     fn failed(&mut self, queued: &Queued, error: &JobError) -> Taken {
         if error.is_no_save() {
+            bump(&mut self.skipped, reason::NOT_WEIGHTS);
             self.taken_back(queued);
             return Taken::default();
         }
@@ -335,8 +336,7 @@ impl Run {
         let text = error_text(error);
         let (counter, back) = match error {
             JobError::Cancelled => return Taken::default(),
-            JobError::Open(OpenError::Missing { .. } | OpenError::Vanished { .. })
-            | JobError::Read(ReadError::Vanished { .. }) => {
+            error if error.is_vanished() => {
                 bump(&mut self.skipped, reason::VANISHED);
                 self.saves.retain(|_, seen| seen.save.path != save.path);
                 self.returned.remove(&save.path);

@@ -117,6 +117,11 @@ fn update(
         return Ok(None);
     }
     let name = update_name(adapter);
+    if let Some(way) = settings.changes_base() {
+        let why = format!("not measured: init_lora_weights {way} changes the base model as well");
+        own.skip(&name, why);
+        return Ok(None);
+    }
     if !fits(own.options, rows, rank, cols) {
         own.skip(&name, "larger than memory_limit decoded".into());
         return Ok(None);

@@ -17,8 +17,10 @@ pub mod reason {
     pub const VANISHED: &str = "vanished";
     /// Overwritten while it was read.
     pub const CHANGED: &str = "changed";
+    /// Healthy, and no weights of a model: an optimiser, data, or more than data alone.
+    pub const NOT_WEIGHTS: &str = "not_weights";
     /// Reasons of `checkpoints_skipped_total`: normal life of a training directory.
-    pub const SKIPPED: &[&str] = &[OUTRUN, VANISHED, CHANGED];
+    pub const SKIPPED: &[&str] = &[OUTRUN, VANISHED, CHANGED, NOT_WEIGHTS];
 
     /// Quiet for long, yet parts are missing.
     pub const INCOMPLETE: &str = "incomplete";

@@ -14,11 +14,14 @@ pub use settings::AdapterSettings;
 use super::inputs::{Named, Tensors};
 use super::left::with_left;
 use super::{Between, LayerGraph, Left, Matrix, Operand, Pair, PairName, Role, Storage, View};
-use crate::checkpoint::natural_cmp;
+use crate::checkpoint::{Text, natural_cmp};
 
 /// What stands in the name of a module's A and of its B; embeddings keep theirs without `.weight`.
 const NAMES: [(&str, &str); 2] =
     [(".lora_A.", ".lora_B."), (".lora_embedding_A", ".lora_embedding_B")];
+
+/// What PEFT puts before the names of a model.
+pub(super) const BEFORE: &str = "base_model.model.";
 
 /// What the two matrices of a module change: its weight becomes W + s·B·A.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,12 @@ pub(super) fn build(tensors: &Tensors<'_>) -> Option<LayerGraph> {
     let mut by_layer: BTreeMap<Option<usize>, Vec<(&str, Matrix, Matrix)>> = BTreeMap::new();
     for (a, b) in modules {
         let (name, layer) = (a.bare, layer(a.bare));
+        if is_of_experts(name) {
+            let reason = Text::from("of packed experts, whose adapters are not measured");
+            let both = [a, b].map(|t| Left { name: t.info.name.clone(), reason: reason.clone() });
+            graph.skipped.extend(both);
+            continue;
+        }
         let both = matrix(a, Role::LoraA, layer).zip(matrix(b, Role::LoraB, layer));
         let Some((a, b)) = both.filter(|(a, b)| a.view.n_rows() == b.view.n_cols()) else {
             let reason = format!("no pair with {}: their shapes do not fit", b.info.name);
@@ -108,7 +117,14 @@ fn partner<'t>(tensors: &'t Tensors<'_>, a: &Named<'_>) -> Option<&'t Named<'t>>
 fn module(a: &str) -> &str {
     let end = NAMES.iter().find_map(|(of_a, _)| a.find(of_a)).unwrap_or(a.len());
     let module = &a[..end];
-    module.strip_prefix("base_model.model.").unwrap_or(module)
+    module.strip_prefix(BEFORE).unwrap_or(module)
+}
+
+/// Whether a module holds all experts of a layer in one array: then A and B hold one pair for each,
+/// side by side, and their product over all of them means nothing.
+fn is_of_experts(a: &str) -> bool {
+    let parts = module(a).split('.').rev();
+    parts.into_iter().find(|part| *part != "base_layer") == Some("experts")
 }
 
 /// The first number between dots: the depth of the module in the model.
@@ -186,6 +202,25 @@ mod tests {
         let graph = graph(&[("l.0.lora_A.weight", &[4, 16]), ("l.0.lora_B.weight", &[24, 3])]);
         assert!(graph.pairs.is_empty() && graph.matrices.is_empty());
         assert!(graph.skipped.iter().any(|left| left.reason.contains("do not fit")));
+    }
+
+    #[test]
+    fn packed_experts_and_other_kinds_of_adapters_are_told_and_not_paired() {
+        let experts = graph(&[
+            ("base_model.model.l.0.experts.base_layer.lora_A.weight", &[16, 8]),
+            ("base_model.model.l.0.experts.base_layer.lora_B.weight", &[24, 16]),
+            ("base_model.model.l.0.q.lora_A.weight", &[4, 8]),
+            ("base_model.model.l.0.q.lora_B.weight", &[8, 4]),
+        ]);
+        assert_eq!((experts.pairs.len(), experts.adapters.len()), (1, 1));
+        let told = experts.skipped.iter().filter(|left| left.reason.contains("packed experts"));
+        assert_eq!(told.count(), 2);
+        let other = graph(&[
+            ("base_model.model.l.0.q.hada_w1_a", &[8, 4]),
+            ("base_model.model.l.0.q.hada_w1_b", &[4, 8]),
+        ]);
+        assert_eq!((other.architecture.as_str(), other.pairs.len()), ("adapter", 0));
+        assert_eq!((other.matrices.len(), other.skipped.len()), (0, 2));
     }
 
     #[test]

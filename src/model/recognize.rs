@@ -5,8 +5,11 @@ use serde_json::Value;
 use super::inputs::Tensors;
 use super::left::with_left;
 use super::names::{Plain, are_of_flax, match_glob, plain, root, strip_prefixes};
-use super::{LayerGraph, Rule, build, chain, lora};
+use super::{LayerGraph, Left, Rule, build, chain, lora};
 use crate::checkpoint::TensorInfo;
+
+/// What stands before the names of the language model in one of images and text.
+const LANGUAGE_MODEL: &str = "language_model.";
 
 /// Most modules around a model whose names for it are looked behind.
 const MAX_ROOTS: usize = 4;
@@ -22,6 +25,9 @@ const MAX_ROOTS: usize = 4;
 pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule]) -> LayerGraph {
     let plain = plain_names(tensors);
     if let Some(graph) = lora::build(&Tensors::new(tensors, &plain, &[])) {
+        return graph;
+    }
+    if let Some(graph) = foreign_adapter(tensors) {
         return graph;
     }
     let mut misfits = Vec::new();
@@ -51,6 +57,24 @@ fn model_type(config: Option<&Value>) -> Option<&str> {
     config.and_then(|c| c.get("model_type")).and_then(Value::as_str)
 }
 
+/// An adapter of another kind than `LoRA`: its arrays are no layers, and their shapes no neighbours.
+fn foreign_adapter(tensors: &[TensorInfo]) -> Option<LayerGraph> {
+    let is_of_adapter = |info: &TensorInfo| info.name.starts_with(lora::BEFORE);
+    if tensors.is_empty() || !tensors.iter().all(is_of_adapter) {
+        return None;
+    }
+    let reason = "of an adapter without lora_A and lora_B, which is not measured";
+    Some(LayerGraph {
+        architecture: "adapter".into(),
+        because: "an adapter of another kind than LoRA, by its tensor names".into(),
+        skipped: tensors
+            .iter()
+            .map(|t| Left { name: t.name.clone(), reason: reason.into() })
+            .collect(),
+        ..LayerGraph::default()
+    })
+}
+
 /// The graph of the first rule that fits; whether those that do not were asked for, and why not.
 fn by_rules(
     tensors: &[TensorInfo],
@@ -59,13 +83,21 @@ fn by_rules(
     rules: &[Rule],
     misfits: &mut Vec<(bool, String)>,
 ) -> Option<LayerGraph> {
-    let model_type = model_type(config);
-    let names_it =
-        |rule: &Rule| model_type.is_some_and(|t| rule.model_types.iter().any(|r| r == t));
+    let (whole, text) = (model_type(config), model_type(config.and_then(|c| c.get("text_config"))));
+    let is_of = |rule: &Rule, t: Option<&str>| {
+        t.is_some_and(|t| rule.model_types.iter().any(|known| known == t))
+    };
+    // A model of images and text is told by its whole, else by the language model in it.
+    let model_type =
+        if rules.iter().any(|rule| is_of(rule, whole)) { whole } else { text.or(whole) };
+    let is_inside = model_type != whole;
+    let names_it = |rule: &Rule| is_of(rule, model_type);
     let (first, then): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|rule| names_it(rule));
     for rule in first.iter().chain(&then) {
         let listed = names_it(rule);
-        let named = Tensors::new(tensors, plain, &rule.prefixes);
+        let mut prefixes = rule.prefixes.clone();
+        prefixes.extend((listed && is_inside).then(|| LANGUAGE_MODEL.to_owned()));
+        let named = Tensors::new(tensors, plain, &prefixes);
         if let Some(missing) = rule.requires.iter().find(|pattern| !named.has(pattern)) {
             if listed {
                 misfits.push((true, format!("rule `{}`: no tensor `{missing}`", rule.name)));

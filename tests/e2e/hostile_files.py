@@ -105,6 +105,7 @@ def tensors():
     yield "no_storage", torch_zip(state(("w", tensor("7", (4, 4), (4, 1), 16))), data)
     yield "huge_dims", torch_zip(state(("w", tensor("0", (1 << 62, 1 << 62), (1, 1), 16))), data)
     yield "deflated", torch_zip(state(("w", tensor("0", (4, 4), (4, 1), 16))), data, method=zipfile.ZIP_DEFLATED)
+    yield "huge_name", torch_zip(state(("w" * 60_000, tensor("0", (4, 4), (4, 1), 16))), data)
     yield "many_tensors", torch_zip(state(*((f"w{i}", tensor("0", (4, 4), (4, 1), 16)) for i in range(20_000))), data)
 
 

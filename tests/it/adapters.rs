@@ -293,3 +293,16 @@ fn the_plan_names_every_update_and_what_is_read_of_the_base() {
     let without = measure(&adapter, &[], &options, None);
     assert_eq!(plan.base_bytes, outcome.read_bytes - without.read_bytes);
 }
+
+#[test]
+fn where_the_base_changes_as_well_nothing_is_said_of_what_is_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut adapter = grown(dir.path(), 1, 1.0);
+    let record = adapter.adapter.as_mut().unwrap();
+    record["init_lora_weights"] = "pissa".into();
+    let base = tests_dir("fixtures/formats/common");
+    let report = measure(&adapter, &[base], &options(512), None).report;
+    assert!(report.pairs.iter().all(|p| p.pair == "lora"));
+    assert!(report.matrices.iter().all(|m| m.role != "lora_update"));
+    assert_eq!(report.skipped.iter().filter(|s| s.reason.contains("pissa changes")).count(), 6);
+}

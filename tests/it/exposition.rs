@@ -283,6 +283,7 @@ weightvane_checkpoints_discovered_total{run="lr \"3e-4\""} 0
 weightvane_checkpoints_analyzed_total{run="lr \"3e-4\""} 0
 # TYPE weightvane_checkpoints_skipped_total counter
 weightvane_checkpoints_skipped_total{run="lr \"3e-4\"",reason="changed"} 0
+weightvane_checkpoints_skipped_total{run="lr \"3e-4\"",reason="not_weights"} 0
 weightvane_checkpoints_skipped_total{run="lr \"3e-4\"",reason="outrun"} 0
 weightvane_checkpoints_skipped_total{run="lr \"3e-4\"",reason="vanished"} 0
 # TYPE weightvane_checkpoint_failures_total counter

@@ -393,3 +393,19 @@ fn a_model_is_recognised_behind_the_name_that_a_module_has_for_it() {
         assert_eq!(buffers(&tensors, &graph, &rules).len(), n_buffers, "{prefix}");
     }
 }
+
+#[test]
+fn a_language_model_within_another_is_told_by_its_own_type() {
+    let rules = architectures::built_in().unwrap();
+    let text = json!({"model_type": "llama", "num_attention_heads": 4});
+    let plain = recognize(&small_llama(|_| None), Some(&text), &rules);
+    let mut tensors = small_llama(|_| None);
+    for tensor in &mut tensors {
+        tensor.name = format!("language_model.{}", tensor.name).into();
+    }
+    let config = json!({"model_type": "llava", "text_config": text});
+    let graph = recognize(&tensors, Some(&config), &rules);
+    assert_eq!((graph.architecture.as_str(), graph.pairs.len()), ("llama", plain.pairs.len()));
+    let gains = graph.pairs.iter().filter_map(|p| p.reader.gain.as_ref());
+    assert!(gains.map(|gain| gain.one_plus).all(|one_plus| !one_plus), "as gemma has it");
+}

@@ -178,6 +178,10 @@ fn without_weights(path: &Path, names: &[&str], others: Option<&'static str>) ->
             expected,
         };
     }
+    if names.iter().any(|name| name.ends_with(".distcp")) {
+        let what = "found .distcp files and no .metadata yet, expected it, as it is written last";
+        return OpenError::Incomplete { path: path.to_owned(), what: what.to_owned() };
+    }
     if names.contains(&"config.json") && others.is_none() {
         let what = "found config.json and no weights yet, expected model.safetensors".to_owned();
         return OpenError::Incomplete { path: path.to_owned(), what };

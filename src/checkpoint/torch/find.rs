@@ -14,6 +14,8 @@ const MAX_DEPTH: usize = 24;
 const MAX_VISITS: usize = 1 << 20;
 /// Bytes of a name that is put together.
 const MAX_NAME: usize = 1024;
+/// Bytes of a tensor's name, as in safetensors.
+const MAX_TENSOR_NAME: usize = 4096;
 /// Names, and bytes of all of them: one container under many keys makes many of few. Fewer than of
 /// other files, as the pickle takes memory of its own.
 const MAX_NAMES: usize = 50_000;
@@ -82,7 +84,7 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
         return Err("a state of more than 2^20 values".to_owned());
     }
     if walk.n_bytes_left == 0 || found.tensors.len() > MAX_NAMES {
-        return Err("a state of more than 50000 tensors or 8 MiB of names".to_owned());
+        return Err("a state of more than 50000 tensors, 8 MiB of names or 4 KiB of one".to_owned());
     }
     if found.tensors.is_empty() {
         return Err("no state of a model: it names no tensors".to_owned());
@@ -159,7 +161,9 @@ impl<'a> Walk<'a> {
         passed: &mut Vec<(String, usize)>,
     ) {
         if self.is_tensor(value) {
-            self.n_bytes_left = self.n_bytes_left.saturating_sub(name.len());
+            // A name beyond all sense ends the walk as too many bytes of names do.
+            let n_bytes = if name.len() > MAX_TENSOR_NAME { usize::MAX } else { name.len() };
+            self.n_bytes_left = self.n_bytes_left.saturating_sub(n_bytes);
             tensors.push((name, value));
             return;
         }

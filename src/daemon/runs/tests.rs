@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::metrics::RunFacts;
 use crate::watch::{FileKind, FileStamp};
@@ -159,7 +161,8 @@ fn what_is_no_save_leaves_no_trace_of_failure() {
     run.settled(save(200, 2), Duration::ZERO);
     assert_eq!(finish(&mut run, done(save(200, 2), Err(no_save()))), None);
     let known = facts(&run);
-    assert!(known.failures_total.is_empty() && known.skipped_total.is_empty());
+    assert!(known.failures_total.is_empty());
+    assert_eq!(known.skipped_total, BTreeMap::from([(reason::NOT_WEIGHTS.to_owned(), 1)]));
     assert_eq!((known.latest_step, known.readable), (Some(100), Some(true)));
     assert_eq!(known.state, RunState::Analyzed);
     assert!(!run.is_none());

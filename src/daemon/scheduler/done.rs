@@ -79,12 +79,14 @@ impl Scheduler {
                 }
             }
             Err(error) => {
-                let is_no_save = error.is_no_save();
+                let (is_no_save, is_gone) = (error.is_no_save(), error.is_vanished());
                 let (path, error) = (&done.queued.save.path, error_text(error));
                 // A save that stays incomplete is tried again for ever; after a while it is old news.
                 let is_old = |run: &Run| run.is_old_news(&done.queued.save);
                 if is_no_save {
-                    debug!(run, ?path, error, "no save");
+                    info!(run, ?path, error, "no save, passed over");
+                } else if is_gone {
+                    info!(run, ?path, error, "save gone before it was measured");
                 } else if self.runs.get(run).is_some_and(is_old) {
                     debug!(run, ?path, error, "save still not measured");
                 } else {

@@ -66,6 +66,14 @@ impl<'a> AdapterSettings<'a> {
         self.is_set("fan_in_fan_out")
     }
 
+    /// The way of initialising that changes the base model as well (`PiSSA`, `OLoRA`): what such an
+    /// adapter changes is not s·B·A.
+    #[must_use]
+    pub fn changes_base(self) -> Option<&'a str> {
+        let way = self.get("init_lora_weights")?.as_str()?;
+        (!["gaussian", "eva", "orthogonal"].contains(&way)).then_some(way)
+    }
+
     /// Whether every output's norm is learnt apart from its direction (`DoRA`), so that s·B·A is
     /// not all of the change.
     #[must_use]
@@ -95,6 +103,19 @@ mod tests {
         close(scale("model.layers.1.mlp.up", 2), 2.0);
         let stable = json!({"lora_alpha": 16, "use_rslora": true});
         close(AdapterSettings::new(Some(&stable)).scale("x", 16).unwrap(), 4.0);
+    }
+
+    #[test]
+    fn ways_that_change_the_base_are_known() {
+        let way = |way: Value| {
+            let record = json!({"init_lora_weights": way});
+            AdapterSettings::new(Some(&record)).changes_base().map(str::to_owned)
+        };
+        for harmless in [json!(true), json!(false), json!(null), json!("gaussian")] {
+            assert_eq!(way(harmless), None);
+        }
+        assert_eq!(way(json!("pissa_niter_4")).as_deref(), Some("pissa_niter_4"));
+        assert_eq!(way(json!("olora")).as_deref(), Some("olora"));
     }
 
     #[test]
