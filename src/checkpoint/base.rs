@@ -65,10 +65,12 @@ fn below(within: &Path, named: &Path) -> Option<PathBuf> {
     let root = within.canonicalize().ok()?;
     let place = root.join(named).canonicalize().ok()?;
     let is_inside = |path: &Path| path.canonicalize().is_ok_and(|p| p.starts_with(&root));
+    if !is_inside(&place) {
+        return None;
+    }
     // Nor may a file in it be a link to elsewhere.
     let mut files = source::list(&place).unwrap_or_default().into_iter();
-    let all_inside = files.all(|name| is_inside(&place.join(name)));
-    (is_inside(&place) && all_inside).then_some(place)
+    files.all(|name| is_inside(&place.join(name))).then_some(place)
 }
 
 /// Where a directory of models may hold one of that name.
