@@ -77,6 +77,7 @@ const GLOBALS: &[(&str, &str, Kind)] = &[
     ("builtins", "set", Set),
     ("__builtin__", "set", Set),
     ("builtins", "frozenset", Set),
+    ("__builtin__", "frozenset", Set),
     ("torch", "Size", Size),
     ("torch._utils", "_rebuild_tensor_v2", Tensor),
     ("torch._utils", "_rebuild_tensor", Tensor),
@@ -186,6 +187,31 @@ const GLOBALS: &[(&str, &str, Kind)] = &[
     ("builtins", "bool", Inert),
     ("builtins", "list", Inert),
     ("builtins", "tuple", Inert),
+    ("builtins", "object", Inert),
+    ("builtins", "Ellipsis", Inert),
+    // The same as protocol 2 writes them, which is torch's: under Python 2's names.
+    ("__builtin__", "bytearray", Inert),
+    ("__builtin__", "complex", Inert),
+    ("__builtin__", "slice", Inert),
+    ("__builtin__", "xrange", Inert),
+    ("__builtin__", "long", Inert),
+    ("__builtin__", "int", Inert),
+    ("__builtin__", "float", Inert),
+    ("__builtin__", "unicode", Inert),
+    ("__builtin__", "str", Inert),
+    ("__builtin__", "bool", Inert),
+    ("__builtin__", "list", Inert),
+    ("__builtin__", "tuple", Inert),
+    ("__builtin__", "object", Inert),
+    ("__builtin__", "Ellipsis", Inert),
+    ("collections", "deque", Inert),
+    ("functools", "partial", Inert),
+    ("decimal", "Decimal", Inert),
+    ("fractions", "Fraction", Inert),
+    ("uuid", "UUID", Inert),
+    ("datetime", "date", Inert),
+    ("datetime", "time", Inert),
+    ("datetime", "timezone", Inert),
     ("numpy", "dtype", Inert),
     ("numpy", "ndarray", Inert),
     ("numpy.core.multiarray", "scalar", Inert),
@@ -233,6 +259,20 @@ impl Global {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_builtin_is_known_by_the_name_that_protocol_2_has_for_it() {
+        for (_, name, kind) in GLOBALS.iter().filter(|(module, ..)| *module == "builtins") {
+            let older = match *name {
+                "int" => "long",
+                "str" => "unicode",
+                "range" => "xrange",
+                same => same,
+            };
+            let known = Global::named("__builtin__", older).map(Global::kind);
+            assert_eq!(known, Some(*kind), "{older}");
+        }
+    }
 
     #[test]
     fn names_are_matched_exactly_and_stand_once() {
