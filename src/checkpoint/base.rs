@@ -26,9 +26,8 @@ pub fn find_base(
     within: Option<&Path>,
 ) -> Result<Manifest, String> {
     let name = name.filter(|name| name.len() <= MAX_NAME && !name.contains(char::is_control));
-    let inside = name.and_then(|name| below(within?, Path::new(name)));
     let held = bases.iter().flat_map(|base| name.map_or_else(Vec::new, |name| names(base, name)));
-    for place in held.chain(inside) {
+    for place in held {
         match open(&place) {
             Err(OpenError::Missing { .. }) => {}
             found => return found.map_err(|error| told(&error)),
@@ -39,6 +38,10 @@ pub fn find_base(
             Err(OpenError::Missing { .. } | OpenError::NotACheckpoint { .. }) => {}
             found => return found.map_err(|error| told(&error)),
         }
+    }
+    // What the user gave counts more than what a record says.
+    if let Some(place) = name.and_then(|name| below(within?, Path::new(name))) {
+        return open(&place).map_err(|error| told(&error));
     }
     let what = name.map_or_else(
         || "no base model is named in adapter_config.json".to_owned(),
@@ -170,6 +173,8 @@ mod tests {
         let named = absolute.to_str().unwrap();
         assert_eq!(found(named, &[], Some(&root)).unwrap(), absolute.canonicalize().unwrap());
         assert!(found("base", &[], Some(&root)).is_ok());
+        let given = Path::new(&outside);
+        assert_eq!(found("base", &[given], Some(&root)).unwrap(), given, "the given one first");
         std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
         let outside = outside.to_str().unwrap();
         fs::create_dir(root.join("linked")).unwrap();

@@ -82,7 +82,8 @@ fn base_of(base: Result<Option<Manifest>, Skipped>) -> String {
     match base {
         Ok(None) => String::new(),
         Ok(Some(base)) => {
-            format!("{:<13}{} ({})\n", "base model", base.path.display(), base.format)
+            let path = printable(&base.path.to_string_lossy());
+            format!("{:<13}{path} ({})\n", "base model", base.format)
         }
         Err(missing) => format!("{:<13}not compared with: {}\n", missing.name, missing.reason),
     }

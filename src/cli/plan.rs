@@ -14,7 +14,8 @@ use weightvane::model::LayerGraph;
 /// Measurements of one kind and shape share a row.
 type Group<'a> = (&'static str, &'a [usize], Method);
 
-/// The plan as text, with what an adapter's base model adds to it; with the save before, also what of it need not be measured again.
+/// The plan as text, with what an adapter's base model adds to it; with the save before, also what of
+/// it need not be measured again.
 pub(super) fn text(
     manifest: &Manifest,
     graph: &LayerGraph,
@@ -45,7 +46,10 @@ pub(super) fn text(
     let _ = writeln!(text, "to read      {}, once{}", size(plan.read_bytes), streamed(&plan));
     if plan.base_bytes > 0 {
         let bytes = size(plan.base_bytes);
-        let _ = writeln!(text, "of the base  {bytes}, once in a daemon's life");
+        let _ = writeln!(
+            text,
+            "of the base  {bytes}, once as far as an eighth of memory_limit keeps what is found"
+        );
     }
     let _ = writeln!(text, "kept         {} of weights at most", size(plan.kept_bytes));
     if let Some(before) = before {

@@ -198,6 +198,12 @@ fn the_base_is_read_once_and_again_when_it_changes() {
         let of_base = one.read_bytes - without(1, 1.0, None);
         assert_eq!(of_base, 2 * 4 * (16 * 16 + 16 * 16 + 16 * 24), "exact up to {exact_limit}");
         assert_eq!(two.read_bytes, without(2, 2.0, Some(&one.baseline)));
+        // Where an eighth of the memory limit has no room for its vectors, it is read again.
+        let tight = Options { memory_limit: 1 << 10, ..options.clone() };
+        let first = measure(&grown(dir.path(), 1, 1.0), &bases, &tight, None);
+        let second = measure(&grown(dir.path(), 2, 2.0), &bases, &tight, Some(&first.baseline));
+        let alone_without = measure(&grown(dir.path(), 2, 2.0), &[], &tight, Some(&first.baseline));
+        assert!(second.read_bytes >= alone_without.read_bytes + of_base);
         for (first, second) in one.report.matrices.iter().zip(&two.report.matrices) {
             let ratio = first.base_ratio.zip(second.base_ratio);
             assert_eq!(ratio.is_some(), first.role == "lora_update");
