@@ -27,9 +27,6 @@ pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule])
     if let Some(graph) = lora::build(&Tensors::new(tensors, &plain, &[])) {
         return graph;
     }
-    if let Some(graph) = foreign_adapter(tensors) {
-        return graph;
-    }
     let mut misfits = Vec::new();
     if let Some(graph) = by_rules(tensors, &plain, config, rules, &mut misfits) {
         return graph;
@@ -41,6 +38,9 @@ pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule])
             graph.because = format!("{}, below `{root}`", graph.because);
             return graph;
         }
+    }
+    if let Some(graph) = foreign_adapter(tensors) {
+        return graph;
     }
     let named = Tensors::new(tensors, &plain, &[]);
     let mut graph = chain::build(&named.all, config);

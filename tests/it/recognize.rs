@@ -379,6 +379,12 @@ fn a_model_is_recognised_behind_the_name_that_a_module_has_for_it() {
     let rules = architectures::built_in().unwrap();
     let config = manifest.config.as_ref();
     let plain = recognize(&manifest.tensors, config, &rules);
+    // Whole, though PEFT put its names before it.
+    let mut wrapped = manifest.tensors.clone();
+    for tensor in &mut wrapped {
+        tensor.name = format!("base_model.model.{}", tensor.name).into();
+    }
+    assert_eq!(recognize(&wrapped, config, &rules).pairs.len(), plain.pairs.len());
     for prefix in ["net.", "_orig_mod.system.module.net."] {
         let mut tensors = manifest.tensors.clone();
         for tensor in &mut tensors {
