@@ -119,8 +119,11 @@ pub struct Settings {
     pub threads: usize,
     /// Scheduling class of these threads.
     pub priority: Priority,
-    /// Most bytes of checkpoints read in a second.
+    /// Most bytes of checkpoints read in a second, `None` for as fast as the disk gives them.
     pub io_limit: Option<u64>,
+    /// Part of the time in which tasks of the machine may wait for disk or memory before reading
+    /// gives way to them, above 0 and at most 1; 1 never gives way.
+    pub pressure_limit: f64,
     /// Bytes of weights kept at a time.
     pub memory_limit: u64,
     /// Bytes of the state directory used for the starts of the next saves' searches.
@@ -174,6 +177,7 @@ struct Wire {
     threads: Option<usize>,
     priority: Option<Priority>,
     io_limit: Option<String>,
+    pressure_limit: Option<f64>,
     memory_limit: Option<String>,
     warm_limit: Option<String>,
     history_limit: Option<String>,
@@ -208,7 +212,8 @@ impl Default for Settings {
             max_depth: 6,
             threads: 1,
             priority: Priority::Idle,
-            io_limit: None,
+            io_limit: Some(200 << 20),
+            pressure_limit: 0.2,
             memory_limit: 1 << 30,
             warm_limit: 1 << 30,
             history_limit: 2 << 30,

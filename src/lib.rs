@@ -16,6 +16,7 @@
 //! | 1 | [`watch`] | events and scans to settled saves; no parsing |
 //! | 0 | [`linalg`] | what is measured of matrices; pure |
 //! | 0 | [`remote`] | objects of S3 and its kin: lists, versions, ranges |
+//! | 0 | [`disk`] | file systems of others: looked at without a trace, never trusted to answer |
 //!
 //! # The data's way
 //! event → `Settler` → `SettledSave` → `Manifest` → `LayerGraph` → worker: tensor → f32 matrix →
@@ -37,6 +38,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod daemon;
 pub mod diagnostics;
+pub mod disk;
 pub mod history;
 pub mod linalg;
 pub mod metrics;

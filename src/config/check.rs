@@ -40,6 +40,17 @@ impl Place<'_> {
         }
     }
 
+    /// A part of a whole, more than nothing of it.
+    fn part(&self, key: &str, given: Option<f64>, default: f64) -> Result<f64, ConfigError> {
+        match given {
+            None => Ok(default),
+            Some(found) if found > 0.0 && found <= 1.0 => Ok(found),
+            Some(found) => {
+                Err(self.error(key, format!("found {found}, expected more than 0, at most 1")))
+            }
+        }
+    }
+
     fn ks(
         &self,
         key: &str,
@@ -102,8 +113,12 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
     let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
     let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
     let history_limit = at.size("history_limit", wire.history_limit.as_deref(), &sizes)?;
-    let rates = (1 << 20..=1 << 40, "expected bytes a second, 1MiB to 1TiB such as 200MiB");
-    let io_limit = at.size("io_limit", wire.io_limit.as_deref(), &rates)?;
+    let rates =
+        (1 << 20..=1 << 40, "expected bytes a second, 1MiB to 1TiB such as 200MiB, or none");
+    let io_limit = match wire.io_limit.as_deref() {
+        Some("none") => None,
+        given => at.size("io_limit", given, &rates)?.or(default.io_limit),
+    };
     let duration =
         |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
     let quiet = duration("quiet", &wire.quiet, default.quiet)?;
@@ -138,6 +153,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         threads: at.count("threads", wire.threads, default.threads, 1..=64)?,
         priority: wire.priority.unwrap_or(default.priority),
         io_limit,
+        pressure_limit: at.part("pressure_limit", wire.pressure_limit, default.pressure_limit)?,
         memory_limit: memory_limit.unwrap_or(default.memory_limit),
         warm_limit: warm_limit.unwrap_or(default.warm_limit),
         history_limit: history_limit.unwrap_or(default.history_limit),

@@ -300,9 +300,8 @@ fn kind_of(error: &JobError) -> FailureKind {
         JobError::Open(
             OpenError::Missing { .. } | OpenError::Vanished { .. } | OpenError::Unreadable { .. },
         )
-        | JobError::Read(ReadError::Vanished { .. } | ReadError::Unreadable { .. }) => {
-            FailureKind::Unreadable
-        }
+        | JobError::Read(ReadError::Vanished { .. } | ReadError::Unreadable { .. })
+        | JobError::Silent(_) => FailureKind::Unreadable,
         JobError::Open(OpenError::Incomplete { .. } | OpenError::Changed { .. })
         | JobError::Read(ReadError::Changed { .. })
         | JobError::Cancelled => FailureKind::Incomplete,

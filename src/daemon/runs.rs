@@ -351,9 +351,8 @@ impl Run {
                 (reason::INCOMPLETE, Some(GiveBack::Incomplete))
             }
             JobError::Open(OpenError::Unreadable { .. })
-            | JobError::Read(ReadError::Unreadable { .. }) => {
-                (reason::UNREADABLE, Some(GiveBack::Unreadable))
-            }
+            | JobError::Read(ReadError::Unreadable { .. })
+            | JobError::Silent(_) => (reason::UNREADABLE, Some(GiveBack::Unreadable)),
             JobError::Read(ReadError::TooLarge { .. }) => (reason::LIMIT, None),
             JobError::Open(_) | JobError::Read(_) => (reason::MALFORMED, None),
             JobError::Panic(_) => (reason::INTERNAL, None),

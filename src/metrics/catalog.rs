@@ -89,6 +89,8 @@ catalog! {
             "Always 1; the labels tell what is running.";
         Gauge WatchMode "watch_mode" ["root", "mode"]
             "1 for the way a root is watched, 0 for the other; polling notices saves later.";
+        Gauge RootUp "root_up" ["root"]
+            "1 when a root could be listed, 0 when it is missing, refused or does not answer: its runs stand still.";
         Gauge LastScanTimestamp "last_scan_timestamp_seconds" []
             "When the last complete scan of the roots ended; a standstill means new saves are not found.";
         Counter ScanErrors "scan_errors_total" []
@@ -103,6 +105,8 @@ catalog! {
             "CPU time of the analysis; its rate is the number of cores taken from the machine.";
         Counter ReadBytes "read_bytes_total" []
             "Bytes read from checkpoints; its rate is the load on the file system.";
+        Counter HeldBack "held_back_seconds_total" []
+            "Time that reading paused because other tasks of the machine waited for disk or memory.";
         Gauge SeriesLimit "series_limit" []
             "Series that one run may have before layer families are left out.";
         Counter SeriesDropped "series_dropped_total" ["run"]

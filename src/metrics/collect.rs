@@ -55,6 +55,9 @@ fn daemon_series(
             all.put(Id::WatchMode, &[root, each.as_str()], flag(each == *mode));
         }
     }
+    for (root, up) in &daemon.root_up {
+        all.put(Id::RootUp, &[root], flag(*up));
+    }
     all.put_known(Id::LastScanTimestamp, &[], daemon.last_scan_timestamp_seconds);
     all.put(Id::ScanErrors, &[], daemon.scan_errors_total as f64);
     all.put_known(Id::ConfigReload, &[], daemon.config_last_reload_successful.map(flag));
@@ -62,6 +65,7 @@ fn daemon_series(
     all.histogram = Some(daemon.analysis_duration);
     all.put(Id::AnalysisCpu, &[], daemon.analysis_cpu_seconds_total);
     all.put(Id::ReadBytes, &[], daemon.read_bytes_total as f64);
+    all.put(Id::HeldBack, &[], daemon.held_back_seconds_total);
     all.put(Id::SeriesLimit, &[], limit as f64);
     for (name, label) in labels {
         let total = daemon.series_dropped_total.get(*name).copied().unwrap_or(0);

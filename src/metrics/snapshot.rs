@@ -92,6 +92,10 @@ pub struct DaemonFacts {
     pub analysis_cpu_seconds_total: f64,
     /// Bytes read from checkpoints.
     pub read_bytes_total: u64,
+    /// Seconds of pauses because others waited for disk or memory.
+    pub held_back_seconds_total: f64,
+    /// Root → whether it can be looked at.
+    pub root_up: BTreeMap<String, bool>,
     /// Greatest number of series per run; `None` for
     /// [`DEFAULT_SERIES_LIMIT`](super::DEFAULT_SERIES_LIMIT).
     pub series_limit: Option<usize>,

@@ -16,6 +16,7 @@ use super::hint::FileEvent;
 use super::inbox::Inbox;
 use super::names;
 use super::scan::ScanLimits;
+use crate::disk::{self, EntryKind};
 use crate::remote::is_remote;
 
 /// Hints kept while nobody reads them; more are dropped for one [`FileEvent::Rescan`].
@@ -157,6 +158,7 @@ impl Watcher {
     }
 
     fn watch_root(&mut self) {
+        let _under_way = disk::operation();
         match fs::canonicalize(&self.root) {
             Ok(real_root) => {
                 self.real_root.clone_from(&real_root);
@@ -185,9 +187,10 @@ impl Watcher {
                 continue;
             }
             // Listed after its watch stands: a directory made in between is seen either way.
-            let Ok(entries) = fs::read_dir(&dir) else { continue };
-            let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-            stack.extend(entries.flatten().filter(is_dir).map(|entry| entry.path()));
+            let Ok(entries) = disk::list(&dir) else { continue };
+            let is_dir =
+                |entry: &disk::Entry| entry.kind().is_ok_and(|kind| kind == EntryKind::Directory);
+            stack.extend(entries.flatten().filter(is_dir).map(|entry| dir.join(entry.name())));
         }
     }
 
@@ -290,6 +293,7 @@ fn is_of_interest(path: &Path) -> bool {
 /// Magic numbers as in `statfs(2)` and coreutils' `stat.c`; virtiofs shows the number of FUSE.
 #[must_use]
 pub fn network_file_system(path: &Path) -> Option<&'static str> {
+    let _under_way = disk::operation();
     let magic = rustix::fs::statfs(path).ok()?.f_type;
     // The field is signed on some targets and the numbers are 32 bits wide.
     let magic = u64::try_from(magic & 0xFFFF_FFFF).ok()?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::ground::Ground;
 use super::names;
 use super::save::{FileStamp, FileStat, FoundSave, Pointer};
+use crate::disk;
 use list::{Listing, Member};
 
 mod list;
@@ -184,6 +185,10 @@ impl Walk<'_> {
             self.unnumbered(directory, &members);
             return Descend::Yes;
         };
+        // Being deleted, and a look inside could be what keeps that from succeeding.
+        if listing.has_left_open {
+            return Descend::No;
+        }
         if has_weights || listing.may_get_weights() {
             let parent = if is_root { self.real_root.parent() } else { directory.parent() };
             let parent = parent.unwrap_or(directory);
@@ -282,6 +287,7 @@ impl Walk<'_> {
                 Err(error) => failed(error.into()),
             };
         }
+        let _under_way = disk::operation();
         let stat = match fs::symlink_metadata(path) {
             Ok(stat) => stat,
             Err(source) => return failed(source),

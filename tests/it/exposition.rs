@@ -267,6 +267,8 @@ weightvane_analysis_duration_seconds_count 1
 weightvane_analysis_cpu_seconds_total 0
 # TYPE weightvane_read_bytes_total counter
 weightvane_read_bytes_total 0
+# TYPE weightvane_held_back_seconds_total counter
+weightvane_held_back_seconds_total 0
 # TYPE weightvane_series_limit gauge
 weightvane_series_limit 5000
 # TYPE weightvane_series_dropped_total counter

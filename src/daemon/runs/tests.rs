@@ -45,6 +45,7 @@ fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
         read_bytes: 0,
         wall: Duration::from_secs(1),
         cpu: Duration::from_secs(1),
+        held_back: Duration::ZERO,
     }
 }
 

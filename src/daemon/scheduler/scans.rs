@@ -46,6 +46,7 @@ impl Scheduler {
         self.scanned[root] = true;
         let root_path = self.roots[root].path.display().to_string();
         self.facts.watch_modes.insert(root_path, watch_mode(&mode));
+        self.seen[root] = Some(root_seen);
         if root_seen {
             self.root_scanned_at[root] = unix_now();
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{ScanError, Walk};
+use crate::disk::is_left_open;
 use crate::watch::names::{self, FileKind};
 
 /// A file of a save, not yet looked at.
@@ -75,6 +76,8 @@ pub(super) struct Listing {
     has_foreign: bool,
     /// Whether a file is one that only Orbax writes.
     pub(super) has_orbax: bool,
+    /// Whether a deleted file is still held open by somebody, and so keeps its place.
+    pub(super) has_left_open: bool,
 }
 
 impl Listing {
@@ -121,6 +124,7 @@ impl Walk<'_> {
                 }
             };
             let (name, text) = (entry.file_name(), names::escape(&entry.file_name()));
+            listing.has_left_open |= is_left_open(&name);
             listing.has_foreign |= names::is_foreign(&text);
             listing.has_orbax |= names::is_orbax_mark(&text)
                 || matches!(text.as_str(), "manifest.ocdbt" | "_METADATA");
