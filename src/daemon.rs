@@ -41,6 +41,7 @@ use tracing::debug;
 use crate::config::{Priority, Settings};
 use crate::diagnostics::Report;
 use crate::model::Rule;
+use crate::watch::Shard;
 use http::{Limits, Served};
 use job::{Done, Keep, Tools};
 use pin::Pinner;
@@ -133,6 +134,8 @@ pub struct Setup {
     pub rules: Vec<Rule>,
     /// Directories to watch.
     pub roots: Vec<PathBuf>,
+    /// Which of the runs in them are this daemon's own.
+    pub shard: Shard,
     /// Where to serve.
     pub listener: TcpListener,
     /// The state directory, if there is one.
@@ -171,8 +174,14 @@ impl Daemon {
             .map_err(start_error("http server"))?;
         let mut roots = Vec::new();
         for (index, path) in setup.roots.into_iter().enumerate() {
-            let root = Root::start(index, path, &setup.settings, sender.clone(), Arc::clone(&stop))
-                .map_err(start_error("scanner"))?;
+            let root = Root::start(
+                index,
+                path,
+                (&setup.settings, setup.shard),
+                sender.clone(),
+                Arc::clone(&stop),
+            )
+            .map_err(start_error("scanner"))?;
             roots.push(root);
         }
         // One save at a time; its threads share the work.
@@ -188,7 +197,7 @@ impl Daemon {
         let reader =
             reader.map(|dir| reread::reader(dir.path(), sender.clone(), Arc::clone(&stop)));
         let scheduler = Scheduler::new(
-            Parts { roots, workers, server, served, stop, recorder, reader },
+            Parts { roots, shard: setup.shard, workers, server, served, stop, recorder, reader },
             setup.settings,
             setup.rules,
             setup.state,

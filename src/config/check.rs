@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::place::Place;
-use super::{ConfigError, Pin, Settings, Wire, runs};
+use super::{ConfigError, Pin, Settings, Wire, fleet, runs};
 
 impl Place<'_> {
     fn duration(
@@ -23,7 +23,7 @@ impl Place<'_> {
         }
     }
 
-    fn count(
+    pub(super) fn count(
         &self,
         key: &str,
         given: Option<usize>,
@@ -119,6 +119,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         }
     }
     let pin = pin(&wire, default.pin, at)?;
+    let (shard, total_shards) = fleet::shards(wire.shard, wire.total_shards, at)?;
     let anomalies = runs::rules(wire.anomalies, &default.anomalies, at)?;
     Ok(Settings {
         listen: at.address("listen", wire.listen.as_deref(), default.listen)?,
@@ -158,6 +159,9 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         pin,
         pin_dir: wire.pin_dir,
         reference: runs::reference(wire.reference.as_deref(), at)?,
+        labels: fleet::labels(wire.labels, at)?,
+        shard,
+        total_shards,
         runs: runs::runs(wire.runs, &anomalies, at)?,
         anomalies,
     })
@@ -221,6 +225,13 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_text_however_they_are_written() {
+        let settings = parse("labels: {job: 4711, dry: true, team: a b}\n").unwrap();
+        let labels: Vec<_> = settings.labels.iter().collect();
+        assert_eq!(labels, [("dry", "true"), ("job", "4711"), ("team", "a b")]);
+    }
+
+    #[test]
     fn an_empty_file_means_the_defaults() {
         for text in ["", "# nothing\n", "---\n"] {
             assert_eq!(parse(text), Ok(Settings::default()), "{text:?}");
@@ -259,6 +270,12 @@ mod tests {
         check("pin: hardlink\n", &["w.yaml:1: pin", "without pin_dir", "expected both"]);
         check("pin: copy\n", &["w.yaml:1", "copy", "hardlink"]);
         check("runs:\n- anomalies: {}\n", &["w.yaml", "match"]);
+        check("labels: {run: a}\n", &["w.yaml:1: labels", "`run`", "own series"]);
+        check("labels: {__a: b}\n", &["w.yaml:1: labels", "`__a`", "begin with __"]);
+        check("labels:\n  job: [1]\n", &["w.yaml:1: labels", "`job`", "name: value"]);
+        check("labels: [job]\n", &["w.yaml:1", "labels"]);
+        check("total_shards: 0\n", &["w.yaml:1: total_shards", "found 0", "1 to 1024"]);
+        check("total_shards: 3\nshard: 3\n", &["w.yaml:2: shard", "found 3", "which is 3"]);
         let sgd = "runs:\n- match: a\n  optimizer: {name: SGD}\n- match: b\n  optimizer:\n";
         check(
             &format!("{sgd}    name: sgd\n    momentum: 1\n"),

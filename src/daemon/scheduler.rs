@@ -29,6 +29,7 @@ use crate::config::Settings;
 use crate::diagnostics::Options;
 use crate::metrics::{self, DaemonFacts, Snapshot};
 use crate::model::Rule;
+use crate::watch::Shard;
 use records::Records;
 
 /// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
@@ -68,6 +69,8 @@ pub(super) struct Scheduler {
     options: Arc<Options>,
     rules: Arc<Vec<Rule>>,
     facts: DaemonFacts,
+    /// Whose runs are looked for.
+    shard: Shard,
     roots: Vec<Root>,
     /// When each root was last listed, Unix seconds; at first the start of the daemon.
     root_scanned_at: Vec<f64>,
@@ -114,6 +117,7 @@ impl std::fmt::Debug for Scheduler {
 /// The threads that a scheduler directs.
 pub(super) struct Parts {
     pub(super) roots: Vec<Root>,
+    pub(super) shard: Shard,
     pub(super) workers: Vec<Worker>,
     pub(super) server: Server,
     pub(super) served: Arc<Served>,
@@ -130,7 +134,7 @@ impl Scheduler {
         state: Option<StateDir>,
         (reload, on_save): (Option<Reload>, Option<OnSave>),
     ) -> Self {
-        let Parts { roots, workers, server, served, stop, recorder, reader } = parts;
+        let Parts { roots, shard, workers, server, served, stop, recorder, reader } = parts;
         Self {
             started: Instant::now(),
             options: options(&settings),
@@ -139,9 +143,11 @@ impl Scheduler {
                 version: env!("CARGO_PKG_VERSION").into(),
                 series_limit: Some(settings.series_limit),
                 config_last_reload_successful: Some(true),
+                shard,
                 ..DaemonFacts::default()
             },
             settings,
+            shard,
             root_scanned_at: vec![unix_now(); roots.len()],
             scanned: vec![false; roots.len()],
             roots,
@@ -289,6 +295,7 @@ impl Scheduler {
             daemon: Some(self.facts.clone()),
             runs: runs.collect(),
             process: metrics::process_families(),
+            labels: self.settings.labels.clone(),
         };
         let ready = self.scanned.iter().all(|done| *done);
         let dropped = self.served.publish(&snapshot, &self.trails.bodies(), ready);

@@ -58,6 +58,8 @@ fn daemon_series(
     all.put_known(Id::LastScanTimestamp, &[], daemon.last_scan_timestamp_seconds);
     all.put(Id::ScanErrors, &[], daemon.scan_errors_total as f64);
     all.put_known(Id::ConfigReload, &[], daemon.config_last_reload_successful.map(flag));
+    all.put(Id::ShardOrdinal, &[], f64::from(daemon.shard.ordinal()));
+    all.put(Id::TotalShards, &[], f64::from(daemon.shard.total()));
     all.put_known(Id::StateStoreOk, &[], daemon.state_store_ok.map(flag));
     all.histogram = Some(daemon.analysis_duration);
     all.put(Id::AnalysisCpu, &[], daemon.analysis_cpu_seconds_total);

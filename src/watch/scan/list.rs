@@ -75,6 +75,8 @@ pub(super) struct Listing {
     has_foreign: bool,
     /// Whether a file is one that only Orbax writes.
     pub(super) has_orbax: bool,
+    /// Whether someone said that training has ended here.
+    pub(super) has_end_mark: bool,
 }
 
 impl Listing {
@@ -126,6 +128,10 @@ impl Walk<'_> {
                 || matches!(text.as_str(), "manifest.ocdbt" | "_METADATA");
             if let Some(whose) = names::unfinished(&text) {
                 unfinished.insert(whose.to_owned());
+            }
+            if text == names::END_MARK {
+                listing.has_end_mark = entry.file_type().is_ok_and(|kind| kind.is_file());
+                continue;
             }
             if names::is_ignored(&text) && !names::is_hidden_mark(&text) {
                 continue;
