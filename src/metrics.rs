@@ -19,8 +19,7 @@ pub use collect::{DEFAULT_SERIES_LIMIT, TOTAL_SERIES_LIMIT};
 pub use encode::{
     Exposition, OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE, process_families, render, render_text,
 };
-pub use labels::{LabelError, Labels, MAX_LABELS};
-pub use series::MAX_LABEL_BYTES;
+pub use labels::{LabelError, Labels, MAX_LABEL_BYTES, MAX_LABELS};
 pub use snapshot::{
     DaemonFacts, DurationHistogram, RidgeRate, RunFacts, RunState, Snapshot, WatchMode, reason,
 };

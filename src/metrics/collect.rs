@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::aggregate;
 use super::catalog::Id;
-use super::series::{MAX_LABEL_BYTES, Series, clean_label, cut, flag};
+use super::labels::{MAX_LABEL_BYTES, clean_label, cut};
+use super::series::{Series, flag};
 use super::snapshot::{Snapshot, WatchMode};
 
 /// Series per run where nothing else is configured: three times what a model of 48 layers with

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::catalog::CATALOG;
-use super::series::clean_label;
+
+/// Longest label value in bytes.
+pub const MAX_LABEL_BYTES: usize = 256;
 
 /// Most labels: with the widest family's own, `job` and `instance` they stay below the `label_limit` of
 /// the Prometheus configuration that is shipped.
@@ -90,8 +92,25 @@ impl Labels {
     }
 }
 
+/// A label value with control characters replaced by U+FFFD, of at most [`MAX_LABEL_BYTES`].
+pub(super) fn clean_label(value: &str) -> String {
+    // U+2028 and U+2029 end lines for some readers, and the bidirectional controls reorder what
+    // follows them on a screen; both come only from hostile names.
+    let hostile =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let replaced = value.replace(hostile, "\u{fffd}");
+    cut(&replaced, MAX_LABEL_BYTES).to_owned()
+}
+
+pub(super) fn cut(value: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(value.len())).rfind(|idx| value.is_char_boundary(*idx));
+    &value[..end.unwrap_or(0)]
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn refused(name: &str, value: &str) -> String {
@@ -143,5 +162,15 @@ mod tests {
         let stored = labels.beside(&[("instance", "a:1"), ("job", "weightvane")]);
         let names: Vec<&str> = stored.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["cluster", "exported_job", "exported_exported_job"]);
+    }
+
+    proptest! {
+        #[test]
+        fn labels_are_short_and_without_controls(value in any::<String>()) {
+            let clean = clean_label(&value);
+            prop_assert!(clean.len() <= MAX_LABEL_BYTES);
+            prop_assert!(!clean.chars().any(char::is_control));
+            prop_assert_eq!(clean_label(&clean), clean);
+        }
     }
 }

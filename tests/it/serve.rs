@@ -21,6 +21,7 @@ mod removal;
 mod restart;
 mod saves;
 mod shards;
+mod slurm;
 mod store;
 mod torn;
 mod trainers;
