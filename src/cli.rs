@@ -5,6 +5,7 @@ mod backfill;
 mod demo;
 mod explain;
 mod failure;
+mod fleet;
 mod history;
 mod logging;
 mod places;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use failure::Failure;
+use fleet::{LabelArgs, ShardArgs};
 use weightvane::config::{ConfigError, Settings, architectures};
 use weightvane::daemon::demo::fault::FaultKind;
 use weightvane::diagnostics::Options;
@@ -78,6 +80,8 @@ struct WatchArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
+    shard: ShardArgs,
+    #[command(flatten)]
     serve: ServeArgs,
 }
 
@@ -95,6 +99,8 @@ struct ServeArgs {
         help = "Write the metrics to this file too, for node_exporter's textfile collector"
     )]
     textfile: Option<PathBuf>,
+    #[command(flatten)]
+    labels: LabelArgs,
     #[command(flatten)]
     log: logging::LogArgs,
 }
@@ -119,6 +125,8 @@ struct AnalyzeArgs {
         help = "Write the metrics to this file, for node_exporter's textfile collector, instead of printing"
     )]
     textfile: Option<PathBuf>,
+    #[command(flatten)]
+    labels: LabelArgs,
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -201,6 +209,10 @@ struct BackfillArgs {
     /// lies in the block that Prometheus is writing]
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    #[command(flatten)]
+    shard: ShardArgs,
+    #[command(flatten)]
+    labels: LabelArgs,
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

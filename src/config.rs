@@ -2,17 +2,21 @@
 
 pub mod architectures;
 mod check;
+mod fleet;
 mod place;
 mod runs;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_yaml::Value;
 
 use crate::diagnostics::EXACT_LIMIT;
 use crate::history::Rules;
+use crate::metrics::Labels;
 pub use runs::{DeclaredOptimizer, RunSettings};
 
 /// Longest configuration accepted. The YAML parser is quadratic on hostile nesting.
@@ -156,6 +160,12 @@ pub struct Settings {
     pub anomalies: Rules,
     /// Names of the runs that others are compared with.
     pub reference: Option<glob::Pattern>,
+    /// Labels that every series bears.
+    pub labels: Labels,
+    /// Which of several daemons over the same roots this is, from 0.
+    pub shard: Option<u32>,
+    /// How many they are.
+    pub total_shards: u32,
     /// What differs for single runs; the first entry that matches counts.
     pub runs: Vec<RunSettings>,
 }
@@ -193,6 +203,9 @@ struct Wire {
     pin: Option<Pin>,
     pin_dir: Option<PathBuf>,
     reference: Option<String>,
+    labels: Option<BTreeMap<String, Value>>,
+    shard: Option<usize>,
+    total_shards: Option<usize>,
     anomalies: Option<runs::AnomaliesWire>,
     runs: Option<Vec<runs::RunWire>>,
 }
@@ -230,6 +243,9 @@ impl Default for Settings {
             pin_dir: None,
             anomalies: Rules::default(),
             reference: None,
+            labels: Labels::default(),
+            shard: None,
+            total_shards: 1,
             runs: Vec::new(),
         }
     }

@@ -43,6 +43,7 @@ use tracing::debug;
 use crate::config::Settings;
 use crate::diagnostics::Report;
 use crate::model::Rule;
+use crate::watch::Shard;
 use crew::{Crew, Maker};
 use http::{Limits, Served};
 use job::{Done, Tools};
@@ -137,6 +138,8 @@ pub struct Setup {
     pub rules: Vec<Rule>,
     /// Directories to watch.
     pub roots: Vec<PathBuf>,
+    /// Which of the runs in them are this daemon's own.
+    pub shard: Shard,
     /// Where to serve.
     pub listener: TcpListener,
     /// The state directory, if there is one.
@@ -175,8 +178,14 @@ impl Daemon {
             .map_err(start_error("http server"))?;
         let mut roots = Vec::new();
         for (index, path) in setup.roots.into_iter().enumerate() {
-            let root = Root::start(index, path, &setup.settings, sender.clone(), Arc::clone(&stop))
-                .map_err(start_error("scanner"))?;
+            let root = Root::start(
+                index,
+                path,
+                (&setup.settings, setup.shard),
+                sender.clone(),
+                Arc::clone(&stop),
+            )
+            .map_err(start_error("scanner"))?;
             roots.push(root);
         }
         let state_path = setup.state.as_ref().map(|state| state.path().to_owned());
@@ -195,7 +204,7 @@ impl Daemon {
         let reader =
             reader.map(|dir| reread::reader(dir.path(), sender.clone(), Arc::clone(&stop)));
         let scheduler = Scheduler::new(
-            Parts { roots, crew, server, served, stop, recorder, reader },
+            Parts { roots, shard: setup.shard, crew, server, served, stop, recorder, reader },
             setup.settings,
             setup.rules,
             setup.state,

@@ -74,6 +74,7 @@ def colored(thresholds):
 COLUMNS = [
     ("Step", f"max by (job, instance, run) ({run('checkpoint_analyzed_step')})", {"unit": "locale", "custom__width": 100}),
     ("Last save", f"time() - max by (job, instance, run) ({run('checkpoint_latest_timestamp_seconds')})", {"unit": "s", "decimals": 0, "custom__width": 100}),
+    ("Ended", f"time() - max by (job, instance, run) ({run('run_ended_timestamp_seconds')})", {"unit": "s", "decimals": 0, "custom__width": 90}),
     ("Health", HEALTH, {
         "mappings": HEALTH_WORDS,
         "custom__cellOptions": {"type": "color-text"}, "custom__width": 110}),
@@ -98,7 +99,7 @@ def runs():
     order = ["run", *(f"Value #{letter}" for letter in letters), "job", "instance"]
     return table(
         "Runs",
-        "Each run at its last measured save; a click on its name opens it. Alignment rising means that adjacent layers align, a sudden fall that something broke. κ is the highest commutator over its chance level: rising away from 1 suddenly is a fault, falling towards 0 a common eigenbasis. Since best: saves since any pair's alignment improved.",
+        "Each run at its last measured save; a click on its name opens it. Alignment rising means that adjacent layers align, a sudden fall that something broke. κ is the highest commutator over its chance level: rising away from 1 suddenly is a fault, falling towards 0 a common eigenbasis. Since best: saves since any pair's alignment improved. Ended: how long ago a job said so by its mark; empty while it trains.",
         [query(expr, instant=True, table=True) for _, expr, _ in COLUMNS],
         overrides=overrides, sort=("Last save", False),
         transformations=[

@@ -16,6 +16,7 @@ use weightvane::daemon::demo::network::Activation;
 use weightvane::daemon::demo::train::TrainerConfig;
 use weightvane::daemon::{Handle, Request, SaveNews, StateDir};
 use weightvane::metrics::pair_means;
+use weightvane::watch::Shard;
 
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     logging::start_quietly(&args.serve.log);
@@ -37,7 +38,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         scan_interval: Duration::from_secs(1),
         ..Settings::default()
     };
-    watch::apply(&mut settings, &args.serve);
+    watch::apply(&mut settings, &args.serve).map_err(Failure::usage)?;
     let (place, state) = Place::take(settings.state_dir.as_deref())?;
     let root = place.root.clone();
     let run_dir = root.join(kind(args).to_lowercase());
@@ -45,7 +46,8 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         // A closed pipe ends the lines, not the demo.
         let _ = print(&line(news));
     });
-    let (daemon, address) = watch::start(settings, vec![root], state, None, Some(news))?;
+    let (daemon, address) =
+        watch::start(settings, (vec![root], Shard::default()), state, None, Some(news))?;
     print(&greeting(args, address, &run_dir))?;
     watch::on_signal(daemon.handle())?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -12,11 +12,13 @@ use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
 use weightvane::config::Settings;
 use weightvane::daemon::{Daemon, Handle, OnSave, Reload, Request, Setup, StateDir};
 use weightvane::remote;
+use weightvane::watch::Shard;
 
 pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     logging::start(&args.serve.log);
     let mut settings = settings(args.config.as_ref())?;
-    apply(&mut settings, &args.serve);
+    apply(&mut settings, &args.serve).map_err(Failure::usage)?;
+    let shard = args.shard.shard(&settings)?;
     settings.bases.splice(..0, args.bases.clone());
     let roots = if args.roots.is_empty() { settings.roots.clone() } else { args.roots.clone() };
     // As it is told everywhere else: with two slashes, and none at the end.
@@ -38,19 +40,19 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
             Ok((settings, rules))
         })
     });
-    watch(settings, roots, reload, None)
+    watch(settings, (roots, shard), reload, None)
 }
 
 /// Watches until a signal.
 pub(super) fn watch(
     settings: Settings,
-    roots: Vec<PathBuf>,
+    runs: (Vec<PathBuf>, Shard),
     reload: Option<Reload>,
     on_save: Option<OnSave>,
 ) -> Result<(), Failure> {
     let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
     let state = state.map_err(|e| Failure::system("state directory", &e))?;
-    let (daemon, address) = start(settings, roots, state, reload, on_save)?;
+    let (daemon, address) = start(settings, runs, state, reload, on_save)?;
     print(&format!("weightvane: http://{address}/ (metrics at http://{address}/metrics)\n"))?;
     on_signal(daemon.handle())?;
     daemon.run();
@@ -60,7 +62,7 @@ pub(super) fn watch(
 /// Binds and starts; the address is known before anything else happens.
 pub(super) fn start(
     settings: Settings,
-    roots: Vec<PathBuf>,
+    (roots, shard): (Vec<PathBuf>, Shard),
     state: Option<StateDir>,
     reload: Option<Reload>,
     on_save: Option<OnSave>,
@@ -70,13 +72,13 @@ pub(super) fn start(
         |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);
     let listener = TcpListener::bind(settings.listen).map_err(|e| listening(&e))?;
     let address = listener.local_addr().map_err(|e| listening(&e))?;
-    let setup = Setup { settings, rules, roots, listener, state, reload, on_save };
+    let setup = Setup { settings, rules, roots, shard, listener, state, reload, on_save };
     let daemon = Daemon::start(setup).map_err(|e| Failure::system("daemon", &e))?;
     Ok((daemon, address))
 }
 
 /// Flags win over the file.
-pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) {
+pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) -> Result<(), String> {
     if let Some(listen) = serve.listen {
         settings.listen = listen;
     }
@@ -86,6 +88,7 @@ pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) {
     if let Some(file) = &serve.textfile {
         settings.textfile = Some(file.clone());
     }
+    serve.labels.apply(settings)
 }
 
 fn read_again(
@@ -94,7 +97,7 @@ fn read_again(
     roots: &[PathBuf],
 ) -> Result<(Settings, Vec<weightvane::model::Rule>), String> {
     let mut settings = Settings::load(path).map_err(|e| e.to_string())?;
-    apply(&mut settings, serve);
+    apply(&mut settings, serve)?;
     check_written(&settings, roots)?;
     let rules = rules(&settings).map_err(|e| e.to_string())?;
     Ok((settings, rules))

@@ -17,8 +17,8 @@ use crate::config::Settings;
 use crate::disk::{self, Operations};
 use crate::remote::{self, is_remote};
 use crate::watch::{
-    FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, ScanOutcome, SettleRules, SettledSave,
-    Settler, WatchMode, Watcher, network_file_system, scan,
+    EndMark, FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, ScanOutcome, SettleRules,
+    SettledSave, Settler, Shard, WatchMode, Watcher, network_file_system, scan,
 };
 
 /// Hints that come together are answered by one scan.
@@ -41,6 +41,8 @@ pub(super) struct Scanned {
     pub(super) gone: Vec<String>,
     /// Paths of runs that were expected and are not there.
     pub(super) gone_paths: Vec<PathBuf>,
+    /// Where someone said that training has ended, and whether the scan saw everything.
+    pub(super) end_marks: (Vec<EndMark>, bool),
     pub(super) n_errors: u64,
     /// Whether the root itself could be listed.
     pub(super) root_seen: bool,
@@ -187,11 +189,11 @@ impl Root {
     pub(super) fn start(
         index: usize,
         path: PathBuf,
-        settings: &Settings,
+        (settings, shard): (&Settings, Shard),
         events: SyncSender<Event>,
         stop: Arc<AtomicBool>,
     ) -> std::io::Result<Self> {
-        let limits = ScanLimits { max_depth: settings.max_depth, ..ScanLimits::default() };
+        let limits = ScanLimits { max_depth: settings.max_depth, shard, ..ScanLimits::default() };
         let root = Self {
             path,
             settler: Arc::new(Mutex::new(Settler::new(SettleRules::local()))),
@@ -332,6 +334,7 @@ impl Root {
             pending,
             gone,
             gone_paths,
+            end_marks: (outcome.end_marks, !outcome.truncated && outcome.errors.is_empty()),
             root_seen: !outcome.errors.iter().any(|e| e.path() == self.path),
             n_errors: outcome.errors.len() as u64,
         }

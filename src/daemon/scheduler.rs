@@ -31,6 +31,7 @@ use crate::config::Settings;
 use crate::diagnostics::Options;
 use crate::metrics::{self, DaemonFacts, Snapshot};
 use crate::model::Rule;
+use crate::watch::Shard;
 use records::Records;
 
 /// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
@@ -53,6 +54,8 @@ pub(super) struct Scheduler {
     options: Arc<Options>,
     rules: Arc<Vec<Rule>>,
     facts: DaemonFacts,
+    /// Whose runs are looked for.
+    shard: Shard,
     roots: Vec<Root>,
     /// When each root was last listed, Unix seconds; at first the start of the daemon.
     root_scanned_at: Vec<f64>,
@@ -102,6 +105,7 @@ impl std::fmt::Debug for Scheduler {
 /// The threads that a scheduler directs.
 pub(super) struct Parts {
     pub(super) roots: Vec<Root>,
+    pub(super) shard: Shard,
     pub(super) crew: Crew,
     pub(super) server: Server,
     pub(super) served: Arc<Served>,
@@ -118,7 +122,7 @@ impl Scheduler {
         state: Option<StateDir>,
         (reload, on_save): (Option<Reload>, Option<OnSave>),
     ) -> Self {
-        let Parts { roots, crew, server, served, stop, recorder, reader } = parts;
+        let Parts { roots, shard, crew, server, served, stop, recorder, reader } = parts;
         Self {
             started: Instant::now(),
             options: options(&settings),
@@ -127,9 +131,11 @@ impl Scheduler {
                 version: env!("CARGO_PKG_VERSION").into(),
                 series_limit: Some(settings.series_limit),
                 config_last_reload_successful: Some(true),
+                shard,
                 ..DaemonFacts::default()
             },
             settings,
+            shard,
             root_scanned_at: vec![unix_now(); roots.len()],
             scanned: vec![false; roots.len()],
             seen: vec![None; roots.len()],
@@ -309,6 +315,7 @@ impl Scheduler {
             daemon: Some(self.facts.clone()),
             runs: runs.collect(),
             process: metrics::process_families(),
+            labels: self.settings.labels.clone(),
         };
         let ready = self.scanned.iter().all(|done| *done);
         let dropped = self.served.publish(&snapshot, &self.trails.bodies(), ready);

@@ -26,6 +26,7 @@ pub(super) fn fixed(settings: &Settings) -> Settings {
         pin_dir: None,
         anomalies: defaults.anomalies,
         reference: None,
+        labels: defaults.labels,
         runs: Vec::new(),
         ..settings.clone()
     }

@@ -97,6 +97,10 @@ catalog! {
             "Failed scans of a root; rising means a root is missing, unreadable or hung.";
         Gauge ConfigReload "config_last_reload_successful" []
             "1 when the configuration was read without errors; 0 means the older one is still in force.";
+        Gauge ShardOrdinal "shard_ordinal" []
+            "Which of the daemons over the same roots this is, from 0; each measures its own part of the runs.";
+        Gauge TotalShards "total_shards" []
+            "Daemons over the same roots, as this one was told; all must agree, or runs are measured twice or not at all.";
         Gauge StateStoreOk "state_store_ok" []
             "1 when the state directory can be written, 0 when a disk is full or read-only; absent without one.";
         Histogram AnalysisDuration "analysis_duration_seconds" []
@@ -117,6 +121,8 @@ catalog! {
             "Always 1; the labels tell what the run is.";
         Gauge RunActive "run_active" ["run"]
             "1 while more saves are expected, 0 when the run has ended.";
+        Gauge RunEnded "run_ended_timestamp_seconds" ["run"]
+            "When someone said that the run had ended, by the file .weightvane-ended; absent where nobody did, and after a later save.";
         Gauge LatestStep "checkpoint_latest_step" ["run"]
             "Step of the newest settled save; falls when training resumes from an older one.";
         Gauge AnalyzedStep "checkpoint_analyzed_step" ["run"]

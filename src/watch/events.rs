@@ -16,6 +16,7 @@ use super::hint::FileEvent;
 use super::inbox::Inbox;
 use super::names;
 use super::scan::ScanLimits;
+use super::shard::Shard;
 use crate::disk::{self, EntryKind};
 use crate::remote::is_remote;
 
@@ -51,6 +52,7 @@ pub struct Watcher {
     /// The root without links, as the watch needs it; hints are told below `root`.
     real_root: PathBuf,
     max_depth: usize,
+    shard: Shard,
     inotify: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     mode: WatchMode,
@@ -65,6 +67,7 @@ impl Watcher {
             root: root.to_owned(),
             real_root: root.to_owned(),
             max_depth: limits.max_depth,
+            shard: limits.shard,
             inotify: None,
             watched: BTreeSet::new(),
             mode: WatchMode::Events,
@@ -183,6 +186,12 @@ impl Watcher {
             if depth > self.max_depth || (depth > 0 && names::is_ignored(&name)) {
                 continue;
             }
+            // A save of a run that others measure.
+            let holder =
+                dir.parent().filter(|_| depth > 0 && names::directory_step(&name).is_some());
+            if holder.is_some_and(|holder| !self.shard.has(&self.real_root, holder)) {
+                continue;
+            }
             if !self.watch_directory(&dir) {
                 continue;
             }
@@ -282,7 +291,8 @@ fn hints_of(event: notify::Event) -> Vec<FileEvent> {
 fn is_of_interest(path: &Path) -> bool {
     let name = path.file_name().map(names::escape).unwrap_or_default();
     let home = path.parent().and_then(Path::file_name).map(names::escape).unwrap_or_default();
-    names::is_pointer(&name)
+    name == names::END_MARK
+        || names::is_pointer(&name)
         || names::unfinished(&name).is_some()
         || names::kind_of(&name).or_else(|| names::orbax_kind(&name, &home)).is_some()
 }

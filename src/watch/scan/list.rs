@@ -65,6 +65,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a sign of its own")]
 pub(super) struct Listing {
     /// The directory's own name, as people read it.
     pub(super) text: String,
@@ -78,6 +79,8 @@ pub(super) struct Listing {
     pub(super) has_orbax: bool,
     /// Whether a deleted file is still held open by somebody, and so keeps its place.
     pub(super) has_left_open: bool,
+    /// Whether someone said that training has ended here.
+    pub(super) has_end_mark: bool,
 }
 
 impl Listing {
@@ -130,6 +133,10 @@ impl Walk<'_> {
                 || matches!(text.as_str(), "manifest.ocdbt" | "_METADATA");
             if let Some(whose) = names::unfinished(&text) {
                 unfinished.insert(whose.to_owned());
+            }
+            if text == names::END_MARK {
+                listing.has_end_mark = entry.file_type().is_ok_and(|kind| kind.is_file());
+                continue;
             }
             if names::is_ignored(&text) && !names::is_hidden_mark(&text) {
                 continue;
