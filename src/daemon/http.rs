@@ -31,6 +31,7 @@ use tracing::{debug, warn};
 pub use content::{Content, RunBodies, Served};
 
 use deadline::WriteDeadline;
+use super::guard;
 use events::{Reply, Streams};
 
 /// Bounds on what a client may take.
@@ -130,9 +131,9 @@ pub fn serve(
     let (stop, stopped) = watch::channel(false);
     // Compressed here, not by the first who asks.
     let _ = super::page::assets();
-    let thread = std::thread::Builder::new()
-        .name("http".to_owned())
-        .spawn(move || runtime.block_on(accept(listener, served, limits, stopped)))?;
+    let thread = guard::vital("http", move || {
+        runtime.block_on(accept(listener, served, limits, stopped));
+    })?;
     Ok(Server { address, stop, thread: Some(thread) })
 }
 
