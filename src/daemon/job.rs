@@ -269,6 +269,9 @@ pub(super) fn run(job: Job, tools: &mut Tools) -> Done {
 
 fn analyze(job: &Job, warm: Option<&Warm>, observer: &Watched<'_>) -> Result<Analyzed, JobError> {
     let path = &job.queued.save.path;
+    // The scan saw where links led; by now they may lead elsewhere.
+    let _here = disk::current().is_none().then(|| disk::adopt(Some(Arc::default())));
+    let _below = disk::confine(&job.root);
     #[cfg(test)]
     assert!(!path.ends_with("planted"), "planted");
     if let Some(path) = left_open(path) {

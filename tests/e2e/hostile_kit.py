@@ -1,5 +1,7 @@
 """What hostile files are made of: parts of the formats, and what is to be said of each file."""
+import hashlib
 import io
+import json
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -29,13 +31,15 @@ def lone(name, data, verdict, words=""):
 
 
 def write(saves, root):
-    """Writes the files, and the names of the saves to the standard output."""
+    """Writes the files; to the standard output a line for each save: name, verdict, words, and a sum of its files."""
     for save in saves:
+        sum_ = hashlib.sha256()
         for name, data in save.paths().items():
             path = Path(root) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        print(save.name)
+            sum_.update(f"{name} {len(data)} ".encode() + data)
+        print(json.dumps([save.name, save.verdict, save.words, sum_.hexdigest()]), flush=True)
 
 
 # Pickles of torch.save
