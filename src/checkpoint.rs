@@ -48,7 +48,7 @@ use std::path::{Path, PathBuf};
 pub use base::find_base;
 pub use decode::Scan;
 pub use dtype::Dtype;
-pub use error::{OpenError, ReadError, printable};
+pub use error::{OpenError, ReadError, printable, shown};
 pub use formats::{FORMATS, Format};
 pub use order::natural_cmp;
 pub use place::{Pieces, Place};

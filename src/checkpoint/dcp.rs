@@ -257,8 +257,19 @@ fn add_tensor(
             "found {n_layers} layers, expected at most {MAX_IN_FILE} tensors and {MAX_PIECES} pieces of all layers"
         )));
     }
-    for layer in 0..*n_layers {
-        let own = pieces.iter().filter_map(|piece| piece.slice(layer, dtype.bits() / 8)).collect();
+    // Layer by layer, each with the pieces that it is cut from: going over all of them for every layer
+    // would take the square of their number.
+    let mut layers: Vec<Vec<super::place::Piece>> = vec![Vec::new(); *n_layers];
+    for piece in &pieces {
+        let from = piece.corner.first().copied().unwrap_or(0);
+        for layer in from..from.saturating_add(n_of(piece)) {
+            let own = piece.slice(layer, dtype.bits() / 8);
+            if let Some(pieces) = layers.get_mut(layer) {
+                pieces.extend(own);
+            }
+        }
+    }
+    for (layer, own) in layers.into_iter().enumerate() {
         let place = Place::gathered(shape, own).map_err(named)?;
         let name = format!("{front}.{layer}.{behind}").into();
         let (shape, n_bytes) = (shape.to_vec(), n_bytes(shape));

@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::error::{OpenError, one_line, shown};
+use super::one_file::n_elements;
 use super::pickle::{Heap, Node, Value};
 use super::place::{MAX_PIECES, Place};
 use super::source::{self, SourceError};
-use super::one_file::n_elements;
 use super::torch::{self, Found, MAX_NAMES, Saved, named};
 use super::{Dtype, Manifest, SourceFile, TensorInfo, Text};
 use flat::{Flat, Vectors};
@@ -138,8 +138,12 @@ fn add_rest(
     let buffers: HashSet<&str> =
         names.unwrap_or_default().iter().take(MAX_NAMES).filter_map(|n| heap.name(*n)).collect();
     let shared = heap.get(saved.root, "shared_params").and_then(|names| heap.dict(names));
-    let second: HashSet<&str> =
-        shared.unwrap_or_default().iter().take(MAX_NAMES).filter_map(|(n, _)| heap.name(*n)).collect();
+    let second: HashSet<&str> = shared
+        .unwrap_or_default()
+        .iter()
+        .take(MAX_NAMES)
+        .filter_map(|(n, _)| heap.name(*n))
+        .collect();
     let mut rest = Vec::new();
     for (name, value) in module {
         if second.contains(name.as_str()) {
@@ -217,7 +221,9 @@ fn shapes(saved: &Saved) -> Result<Vec<Shapes>, String> {
         let group = shapes_under(heap, group)?;
         n_names = n_names.saturating_add(group.len());
         if n_names > MAX_NAMES {
-            return Err(format!("found shapes of more than {MAX_NAMES} parameters, expected fewer"));
+            return Err(format!(
+                "found shapes of more than {MAX_NAMES} parameters, expected fewer"
+            ));
         }
         shapes.push(group);
     }

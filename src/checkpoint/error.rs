@@ -178,7 +178,8 @@ impl OpenError {
 }
 
 /// A foreign name for a message: quoted, on one line, of bounded length.
-pub(super) fn shown(name: &str) -> String {
+#[must_use]
+pub fn shown(name: &str) -> String {
     format!("`{}`", one_line(name))
 }
 

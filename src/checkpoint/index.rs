@@ -9,7 +9,7 @@ use super::error::shown;
 use super::safetensors::{MAX_TENSORS, Name};
 
 /// Largest index that is read; that of a model of 10^12 weights has about 12 MiB.
-pub(super) const MAX_INDEX: u64 = 64 << 20;
+pub(super) const MAX_INDEX: u64 = 24 << 20;
 /// Shards of one checkpoint.
 const MAX_SHARDS: usize = 4096;
 /// Longest file name that Linux takes.

@@ -5,7 +5,7 @@ mod file;
 
 use std::path::{Path, PathBuf};
 
-use super::error::OpenError;
+use super::error::{OpenError, shown};
 use super::formats::{ADAPTER, WHOLE};
 use super::sidecar::{add_adapter, add_config, add_config_of_metadata, add_trainer};
 use super::source;
@@ -44,6 +44,12 @@ pub(super) fn open(path: &Path) -> Result<Manifest, OpenError> {
     }
     manifest.trainer = manifest.trainer.or(manifest.remarks.trainer.take());
     manifest.tensors.sort_unstable_by(|a, b| natural_cmp(&a.name, &b.name));
+    let mut pairs = manifest.tensors.iter().zip(manifest.tensors.iter().skip(1));
+    // What is put together of several parts can give two of them one name.
+    if let Some((twice, _)) = pairs.find(|(a, b)| a.name == b.name) {
+        let reason = format!("found tensor {} twice, expected each name once", shown(&twice.name));
+        return Err(OpenError::Malformed { path: path.to_owned(), reason });
+    }
     manifest.step = step_in_name(&step_name)
         .or_else(|| manifest.trainer.as_ref().and_then(|trainer| trainer.global_step))
         .or(manifest.remarks.step)

@@ -358,6 +358,20 @@ mod tests {
     }
 
     #[test]
+    fn pieces_are_compared_along_the_dimension_that_they_are_cut_in() {
+        let n = 9000;
+        let rows = |at| piece(&[at, 0], &[1, n]);
+        let columns = |at| piece(&[0, n + at], &[n, 1]);
+        assert!(Place::gathered(&[n, n], (0..n).map(rows).collect()).is_ok());
+        let beside: Vec<Piece> = (0..n).map(|at| piece(&[0, at], &[n, 1])).collect();
+        assert!(Place::gathered(&[n, n], beside).is_ok());
+        // Half of it in rows, half in columns: in either dimension all of one half are side by side.
+        let both = (0..n).map(rows).chain((0..n).map(columns)).collect();
+        let why = Place::gathered(&[n, 2 * n], both).unwrap_err();
+        assert!(why.contains("across one another"), "{why}");
+    }
+
+    #[test]
     fn only_other_orders_are_pieces() {
         let stored = piece(&[0], &[1]).stored;
         assert_eq!(Place::strided(&[3, 1, 4], &[4, 99, 1], stored), Place::default());

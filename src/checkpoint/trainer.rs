@@ -7,8 +7,8 @@ use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor
 
 use super::json::{MAX_TEXT, Scalar, mark_non_finite};
 
-/// Largest record that is read; ten times what a run of a million logged steps leaves.
-pub(super) const MAX_TRAINER_STATE: u64 = 64 << 20;
+/// Largest record that is read. It is in memory as a whole; one of 300 000 logged steps has as many bytes.
+pub(super) const MAX_TRAINER_STATE: u64 = 48 << 20;
 
 /// Evaluation metrics that are kept of a record; of more, the first by name.
 const MAX_EVALUATIONS: usize = 32;

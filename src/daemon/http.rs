@@ -30,8 +30,8 @@ use tracing::{debug, warn};
 
 pub use content::{Content, RunBodies, Served};
 
-use deadline::WriteDeadline;
 use super::guard;
+use deadline::WriteDeadline;
 use events::{Reply, Streams};
 
 /// Bounds on what a client may take.

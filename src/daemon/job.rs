@@ -375,7 +375,12 @@ mod tests {
                 run: "run".into(),
                 run_id: 1,
                 queued: Queued { age, save: save(name) },
-                origin: Origin { run: "/run".into(), save: name.into(), step: None, modified_ns: None },
+                origin: Origin {
+                    run: "/run".into(),
+                    save: name.into(),
+                    step: None,
+                    modified_ns: None,
+                },
                 path_before: None,
                 previous: None,
                 baseline: None,
@@ -390,7 +395,7 @@ mod tests {
                 options: Arc::default(),
                 cancel: Arc::default(),
             };
-            super::run(job, &mut tools).result.unwrap_err()
+            run(job, &mut tools).result.unwrap_err()
         };
         let error = run("planted");
         assert!(matches!(&error, JobError::Panic(text) if text == "planted"), "{error:?}");

@@ -30,7 +30,8 @@ pub(super) fn open(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd> {
 }
 
 fn below_of(root: &Path, below: &Path, flags: OFlags, more: ResolveFlags) -> Result<OwnedFd> {
-    let home = open_plainly(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let home =
+        open_plainly(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | more;
     let mut result = Err(Errno::AGAIN);
@@ -63,9 +64,8 @@ fn open_and_look(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd> {
 }
 
 fn real(path: &Path) -> Result<std::path::PathBuf> {
-    path.canonicalize().map_err(|error| {
-        error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
-    })
+    path.canonicalize()
+        .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::inputs::Tensors;
 use super::left::with_left;
 use super::names::{Plain, are_of_flax, match_glob, plain, root, strip_prefixes};
 use super::{LayerGraph, Left, Rule, build, chain, lora};
-use crate::checkpoint::TensorInfo;
+use crate::checkpoint::{TensorInfo, shown};
 
 /// What stands before the names of the language model in one of images and text.
 const LANGUAGE_MODEL: &str = "language_model.";
@@ -47,7 +47,7 @@ pub fn recognize(tensors: &[TensorInfo], config: Option<&Value>, rules: &[Rule])
     let model_type = model_type(config);
     graph.because = match (misfits.is_empty(), model_type) {
         (true, None) => "no architecture rule names these tensors; matrices chained by shape, in natural name order".into(),
-        (true, Some(t)) => format!("no architecture rule for model_type `{t}` or these tensors; matrices chained by shape, in natural name order"),
+        (true, Some(t)) => format!("no architecture rule for model_type {} or these tensors; matrices chained by shape, in natural name order", shown(t)),
         (false, _) => "matrices chained by shape, in natural name order, because no rule fits".into(),
     };
     with_left(graph, &named, &[], misfits)
@@ -135,7 +135,7 @@ fn cut_root(tensors: &[TensorInfo], plain: &mut [Plain<'_>]) -> Option<String> {
 
 fn because(rule: &Rule, listed: bool, model_type: Option<&str>) -> String {
     match (listed, model_type) {
-        (true, Some(t)) => format!("rule `{}`, by model_type `{t}`", rule.name),
+        (true, Some(t)) => format!("rule `{}`, by model_type {}", rule.name, shown(t)),
         _ => format!("rule `{}`, by its tensor names", rule.name),
     }
 }

@@ -1,5 +1,6 @@
 """Files that are sound and name as many tensors as they can, to cost memory and time; made by a fixed recipe."""
 import io
+import json
 import struct
 import sys
 import zipfile
@@ -29,6 +30,11 @@ def of_safetensors(names, shapes="[2,2]", widths=16, most=16 << 20):
         size += len(entry) + 1
         data += width
     return safetensors(("{" + ",".join(entries) + "}").encode(), bytes(data))
+
+
+def names_of(data):
+    """Names of the tensors in a file."""
+    return json.loads(data[8:8 + struct.unpack("<Q", data[:8])[0]])
 
 
 def short_names():
@@ -211,6 +217,9 @@ def saves():
     yield sound("vectors.safetensors", of_safetensors(most, "[1]", 4))
     yield sound("mismatch.safetensors", of_safetensors(most, ["[2,3]", "[4,5]"], [24, 80]))
     yield lone("crowd_too_many.safetensors", of_safetensors(short_names(), "[1,1]", 4), "malformed", "more than 65536 tensors")
+    shards = {f"{part}.safetensors": of_safetensors([f"{part}{next(named)}" for _ in range(MOST - 1)]) for part in "abcd"}
+    listed = {name: shard for shard, data in shards.items() for name in names_of(data)}
+    yield Save("crowd_shards", "weights", "", {**shards, "model.safetensors.index.json": json.dumps({"weight_map": listed}).encode()})
     yield sound("experts.pth", torch_zip(of_torch(experts[:MOST_OF_TORCH]), [("0", bytes(16 * MOST_OF_TORCH))]))
     yield sound("legacy.pt", of_legacy(experts[:MOST_OF_TORCH]))
     yield sound("arrays.npz", of_npz([f"arr_{at}" for at in range(MOST)]))

@@ -85,7 +85,7 @@ def of_distributed():
     yield "chunks", of(empty + shared, often([word(str(n)) + get(3) for n in range(100_000)])), piece, "malformed", "more pieces than can be told apart"
     fields = b"}(" + text("offsets") + zeros + text("sizes") + b"K\x00K\x00\x86u" + often([small(n % 60_000) + b"N" for n in range(300_000)])
     wide = kept(fields, 1) + kept(Record.module + b"ChunkStorageMetadata\n)\x81" + get(1) + b"b", 2)
-    listed = b"](" + Record.chunk(zeros, four) + b"e" + often([get(2)] * 90_000, end=b"e")
+    listed = b"]" + often([get(2)] * 90_000, end=b"e")
     yield "fields", of(wide, b"(" + text("x") + Record.tensor(four, listed) + b"u"), piece, "malformed", "found no pieces of tensor `x`"
     path = kept(b"(" + get(1) + text("w") + b"t", 2)
     planned = [("planner_data", b"}" + often([word(str(n)) + get(2) for n in range(150_000)]))]
@@ -99,6 +99,7 @@ def of_distributed():
     yield "files", of(long_file, b"(" + text("x") + Record.tensor(small(20_000) + b"\x85", b"]" + pieces) + b"u", often(files, at_a_time=100)), piece, "malformed", "expected a plain name"
     yield "columns", *columns(30_000)
     yield "crossed", *crossed(9_000)
+    yield "layers", *layers(30_000)
 
 
 def columns(n):
@@ -113,6 +114,18 @@ def columns(n):
     return Record.of(entries, b"}" + often(places, at_a_time=100)), piece, "weights", ""
 
 
+def layers(n):
+    """A tensor that stacks layers, each a piece."""
+    layer = torch_zip(b"\x80\x02" + tensor("0", (1, 2), (2, 1), 2) + b".", [("0", bytes(8))])
+    chunks, places, name = [], [], text("decoder.layers.weight")
+    for at in range(n):
+        corner = small(at) + b"K\x00\x86"
+        chunks.append(Record.chunk(corner, b"K\x01K\x02\x86"))
+        places.append(Record.index(name, corner) + Record.place(text("__0_0.distcp"), small(len(layer))))
+    entries = b"}(" + name + Record.tensor(small(n) + b"K\x02\x86", b"]" + often(chunks, end=b"e", at_a_time=100)) + b"u"
+    return Record.of(entries, b"}" + often(places, at_a_time=100)), layer, "weights", ""
+
+
 def crossed(n):
     """A tensor of which one half is cut into rows and the other into columns."""
     row = torch_zip(b"\x80\x02" + tensor("0", (1, n), (0, 0), 1) + b".", [("0", bytes(4))])
@@ -122,7 +135,7 @@ def crossed(n):
             chunks.append(Record.chunk(corner, shape))
             places.append(Record.index(text("w"), corner) + Record.place(text("__0_0.distcp"), small(len(row))))
     entries = b"}(" + text("w") + Record.tensor(small(n) + small(2 * n) + b"\x86", b"]" + often(chunks, end=b"e", at_a_time=100)) + b"u"
-    return Record.of(entries, b"}" + often(places, at_a_time=100)), row, "malformed", ""
+    return Record.of(entries, b"}" + often(places, at_a_time=100)), row, "malformed", "across one another"
 
 
 def of_deepspeed():

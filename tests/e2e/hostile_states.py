@@ -122,6 +122,8 @@ def records():
     weights = {"model.safetensors": model("a")}
     for name, said in (("cut", b'{"global_step": 1'), ("empty", b""), ("a_list", b"[]"), ("not_json", b"step 1"), ("deep", b'{"log_history":' + b"[" * 300_000 + b"]" * 300_000 + b"}"), ("utf_8", b'{"optimizer":"\xff"}')):
         yield f"trainer_{name}", {**weights, "trainer_state.json": said}, "incomplete", "found no whole record"
+    yield "trainer_large", {**weights, "trainer_state.json": b'{"log_history":[' + b'{"loss": 0.5, "step": 7},' * 1_900_000 + b"{}]}"}, "weights", ""
+    yield "trainer_too_large", {**weights, "trainer_state.json": b'{"log_history":[' + b'{"loss": 0.5, "step": 7},' * 2_100_000 + b"{}]}"}, "weights", ""
     yield "trainer_nan", {**weights, "trainer_state.json": b'{"global_step": 1e999, "log_history": [{"loss": NaN}, {"loss": -Infinity}]}'}, "incomplete", ""
     yield "trainer_odd", {**weights, "trainer_state.json": b'{"global_step": -5, "log_history": {"loss": []}, "max_steps": 18446744073709551616}'}, "weights", ""
     yield "config_many", {**weights, "config.json": b"[" + b"0," * (1 << 19) + b"0]"}, "weights", ""

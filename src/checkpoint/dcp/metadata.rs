@@ -170,7 +170,9 @@ impl Reading<'_> {
         let listed = heap.tuple(heap.field(entry, "chunks")?)?;
         let cost = shape.len().saturating_mul(2).saturating_add(COST);
         let Some(n_left) = self.n_left.checked_sub(listed.len().saturating_mul(cost)) else {
-            return Some(Err("found more pieces than can be told apart, expected fewer".to_owned()));
+            return Some(
+                Err("found more pieces than can be told apart, expected fewer".to_owned()),
+            );
         };
         self.n_left = n_left;
         // Most tensors have one, and a vector that grows makes room for four.
@@ -179,14 +181,18 @@ impl Reading<'_> {
             let corner = heap.sizes(heap.field(*chunk, "offsets")?)?;
             let size = heap.sizes(heap.field(*chunk, "sizes")?)?;
             if corner.len() != shape.len() || size.len() != shape.len() {
-                let text = format!("found a piece of {size:?} at {corner:?}, expected it within {shape:?}");
+                let text = format!(
+                    "found a piece of {size:?} at {corner:?}, expected it within {shape:?}"
+                );
                 return Some(Err(text));
             }
             let Some(info) = self.places.get(&place_of(name, &corner)) else {
                 if size.contains(&0) {
                     continue;
                 }
-                return Some(Err(format!("found no place of the piece at {corner:?}, expected one")));
+                return Some(Err(format!(
+                    "found no place of the piece at {corner:?}, expected one"
+                )));
             };
             match self.chunk(*info, corner, size)? {
                 Ok(chunk) => chunks.push(chunk),

@@ -32,10 +32,9 @@ fn pieces(path: &Path, file: usize) -> Result<(SourceFile, Vec<(TensorInfo, Piec
     let first = source.identity.size.saturating_sub(header.n_data);
     let malformed = |reason: String| OpenError::Malformed { path: path.to_owned(), reason };
     let starts: BTreeMap<String, Start> = match header.metadata.get(SHARDING) {
-        Some(text) => serde_json::from_str(text)
-            .map_err(|error| {
-                malformed(format!("found a bad {SHARDING}: {}", one_line(&error.to_string())))
-            })?,
+        Some(text) => serde_json::from_str(text).map_err(|error| {
+            malformed(format!("found a bad {SHARDING}: {}", one_line(&error.to_string())))
+        })?,
         None => BTreeMap::new(),
     };
     let piece = |tensor: TensorInfo| {

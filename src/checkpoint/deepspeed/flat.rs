@@ -109,7 +109,10 @@ impl Vectors {
         let groups = paddings.and_then(|value| heap.tuple(value));
         let groups: Option<Vec<&[Value]>> =
             groups.and_then(|groups| groups.iter().map(|group| heap.tuple(*group)).collect());
-        let n = groups.iter().flatten().fold(0_usize, |n, group| n.saturating_add(group.len()).saturating_add(1));
+        let n = groups
+            .iter()
+            .flatten()
+            .fold(0_usize, |n, group| n.saturating_add(group.len()).saturating_add(1));
         if n > MAX_PADDINGS {
             return Err(format!("found {n} paddings of parameters, expected fewer"));
         }

@@ -124,7 +124,9 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
 /// The items of a dictionary under the names that they have there.
 pub(in crate::checkpoint) fn named(heap: &Heap, items: &[(Value, Value)]) -> Result<Names, String> {
     let many = || {
-        format!("found more than {MAX_NAMES} names or {MAX_NAMES_BYTES} bytes of them, expected fewer")
+        format!(
+            "found more than {MAX_NAMES} names or {MAX_NAMES_BYTES} bytes of them, expected fewer"
+        )
     };
     if items.len() > MAX_NAMES {
         return Err(many());

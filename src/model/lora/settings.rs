@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::checkpoint::shown;
+
 /// The settings of an adapter that its numbers depend on, as PEFT records them.
 #[derive(Debug, Clone, Copy)]
 pub struct AdapterSettings<'a>(Option<&'a Value>);
@@ -37,7 +39,7 @@ impl<'a> AdapterSettings<'a> {
             Some(alpha) => alpha,
             None => self.get("lora_alpha").ok_or("its adapter_config.json states no lora_alpha")?,
         };
-        let found = || format!("lora_alpha {alpha}, expected a number");
+        let found = || format!("lora_alpha {}, expected a number", shown(&alpha.to_string()));
         let alpha = alpha.as_f64().filter(|alpha| alpha.is_finite()).ok_or_else(found)?;
         #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
         let rank = rank as f64;
@@ -50,7 +52,7 @@ impl<'a> AdapterSettings<'a> {
         for (pattern, value) in patterns {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
             if !pattern.chars().all(plain) {
-                return Err(format!("{key} has a regular expression, `{pattern}`"));
+                return Err(format!("{key} has a regular expression, {}", shown(pattern)));
             }
             let rest = module.strip_suffix(pattern.as_str());
             if rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.')) {
