@@ -20,8 +20,20 @@ const MAX_INPUT: usize = 48 << 10;
 /// Longest time for one input, on a busy machine and without optimisation.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Numbers at which bounds are missed.
-const EDGES: [u64; 12] =
-    [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 62, u64::MAX >> 1, u64::MAX];
+const EDGES: [u64; 12] = [
+    0,
+    1,
+    0x7f,
+    0x80,
+    0xff,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0xffff_ffff,
+    1 << 62,
+    u64::MAX >> 1,
+    u64::MAX,
+];
 
 /// Seeds of a target: name and bytes.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -134,6 +146,20 @@ macro_rules! replays {
 }
 
 replays!(
-    safetensors, index, records, pickle, legacy, zip, distributed, deepspeed, npy, gguf, hdf5, names, rules,
-    configuration, weights, watch
+    safetensors,
+    index,
+    records,
+    pickle,
+    legacy,
+    zip,
+    distributed,
+    deepspeed,
+    npy,
+    gguf,
+    hdf5,
+    names,
+    rules,
+    configuration,
+    weights,
+    watch
 );

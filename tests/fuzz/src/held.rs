@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use weightvane::checkpoint::{Manifest, OpenError, Place, ReadError, TensorInfo, natural_cmp, open};
+use weightvane::checkpoint::{
+    Manifest, OpenError, Place, ReadError, TensorInfo, natural_cmp, open,
+};
 use weightvane::config::architectures;
 use weightvane::diagnostics::{Options, Plan};
 use weightvane::model::{self, LayerGraph, Pair, Rule};
@@ -85,7 +87,7 @@ fn sound(manifest: &Manifest) {
     }
     let graph = recognised(tensors, manifest.config.as_ref(), built_in());
     drop(Plan::new(manifest, &graph, &Options::default()));
-    model::template(tensors, manifest.config.as_ref());
+    drop(model::template(tensors, manifest.config.as_ref()));
 }
 
 /// A tensor lies within its file, and is as long as shape and type ask for.
@@ -101,7 +103,10 @@ fn inside(manifest: &Manifest, tensor: &TensorInfo) {
     }
     if let Place::Run { file, offset } = place {
         let size = manifest.files[*file].identity.size;
-        assert!(offset.checked_add(*n_bytes).is_some_and(|end| end <= size), "{tensor:?} of {size}");
+        assert!(
+            offset.checked_add(*n_bytes).is_some_and(|end| end <= size),
+            "{tensor:?} of {size}"
+        );
     }
 }
 
@@ -117,10 +122,14 @@ pub(crate) fn recognised(
     for pair in &graph.pairs {
         fits(pair, &names);
     }
+    assert!(graph.because.len() < MAX_MESSAGE, "{}", graph.because);
+    for left in &graph.skipped {
+        assert!(left.reason.as_str().len() < 4 * MAX_MESSAGE, "{left:?}");
+    }
     for matrix in &graph.matrices {
         assert!(names.contains(matrix.view.tensor.as_str()), "{matrix:?}");
     }
-    model::buffers(tensors, &graph, rules);
+    drop(model::buffers(tensors, &graph, rules));
     graph
 }
 

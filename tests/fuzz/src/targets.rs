@@ -41,7 +41,8 @@ pub(crate) const TARGETS: [(&str, Feed); 16] = [
 
 /// Feeds bytes to the target of that name.
 pub(crate) fn feed(target: &str, bench: &Bench, data: &[u8]) {
-    let (_, feed) = TARGETS.iter().find(|(name, _)| *name == target).expect("a target of that name");
+    let (_, feed) =
+        TARGETS.iter().find(|(name, _)| *name == target).expect("a target of that name");
     feed(bench, data);
 }
 
@@ -57,7 +58,8 @@ impl Bench {
     fn write(&self, name: &str, data: &[u8]) -> PathBuf {
         let path = self.path(name);
         if fs::write(&path, data).is_err() {
-            fs::create_dir_all(path.parent().expect("it has a parent")).expect("directories are made");
+            fs::create_dir_all(path.parent().expect("it has a parent"))
+                .expect("directories are made");
             fs::write(&path, data).expect("files are written");
         }
         path
@@ -74,7 +76,8 @@ impl Bench {
     fn link(&self, file: &Path, name: &str) -> PathBuf {
         let path = self.path(name);
         if !path.exists() {
-            fs::create_dir_all(path.parent().expect("it has a parent")).expect("directories are made");
+            fs::create_dir_all(path.parent().expect("it has a parent"))
+                .expect("directories are made");
             fs::hard_link(file, &path).expect("files are linked");
         }
         path
@@ -98,8 +101,8 @@ fn safetensors(bench: &Bench, data: &[u8]) {
 
 /// The crate that writes these files takes what is taken here, and sees the same tensors.
 fn others_agree(manifest: &Manifest, data: &[u8]) {
-    let (n_header, theirs) =
-        safetensors::SafeTensors::read_metadata(data).expect("what is accepted is a safetensors file");
+    let (n_header, theirs) = safetensors::SafeTensors::read_metadata(data)
+        .expect("what is accepted is a safetensors file");
     let theirs = theirs.tensors();
     assert_eq!(theirs.len(), manifest.tensors.len());
     for tensor in &manifest.tensors {
@@ -207,7 +210,8 @@ fn distributed(bench: &Bench, data: &[u8]) {
 /// bytes say.
 fn deepspeed(bench: &Bench, data: &[u8]) {
     let Some(([low, high], rest)) = data.split_first_chunk() else { return };
-    let (model, optimizer) = rest.split_at(usize::from(u16::from_le_bytes([*low, *high])).min(rest.len()));
+    let (model, optimizer) =
+        rest.split_at(usize::from(u16::from_le_bytes([*low, *high])).min(rest.len()));
     let path = bench.write("global_step3/mp_rank_00_model_states.pt", &wrap::torch(model));
     let name = "global_step3/zero_pp_rank_0_mp_rank_00_optim_states.pt";
     bench.write(name, &wrap::torch(optimizer));

@@ -73,7 +73,8 @@ pub(crate) fn safetensors(tensors: &[(&str, &[usize])]) -> Vec<u8> {
     let mut n = 0;
     for (name, shape) in tensors {
         let n_bytes = 4 * shape.iter().product::<usize>();
-        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [n, n + n_bytes]});
+        let entry =
+            serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [n, n + n_bytes]});
         header.insert((*name).to_owned(), entry);
         n += n_bytes;
     }
