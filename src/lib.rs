@@ -16,6 +16,7 @@
 //! | 1 | [`watch`] | events and scans to settled saves; no parsing |
 //! | 0 | [`linalg`] | what is measured of matrices; pure |
 //! | 0 | [`remote`] | objects of S3 and its kin: lists, versions, ranges |
+//! | 0 | [`sandbox`] | what the process may still do once it has started, held by the kernel |
 //!
 //! # The data's way
 //! event → `Settler` → `SettledSave` → `Manifest` → `LayerGraph` → worker: tensor → f32 matrix →
@@ -42,4 +43,5 @@ pub mod linalg;
 pub mod metrics;
 pub mod model;
 pub mod remote;
+pub mod sandbox;
 pub mod watch;

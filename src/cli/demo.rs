@@ -45,7 +45,9 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         // A closed pipe ends the lines, not the demo.
         let _ = print(&line(news));
     });
-    let (daemon, address) = watch::start(settings, vec![root], state, None, Some(news))?;
+    let listener = watch::listen(&settings)?;
+    let parts = watch::Parts { state, on_save: Some(news), ..watch::Parts::default() };
+    let (daemon, address) = watch::start(listener, settings, vec![root], parts)?;
     print(&greeting(args, address, &run_dir))?;
     watch::on_signal(daemon.handle())?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -4,6 +4,7 @@
 mod backfill;
 mod client;
 mod commands;
+mod confined;
 mod demo;
 mod discovery;
 mod disk;
@@ -18,6 +19,7 @@ mod reference;
 mod removal;
 mod restart;
 mod saves;
+mod service;
 mod store;
 mod torn;
 mod trainers;
