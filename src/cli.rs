@@ -6,6 +6,7 @@ mod confine;
 mod demo;
 mod explain;
 mod failure;
+mod fleet;
 mod generate;
 mod history;
 mod logging;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use failure::Failure;
+use fleet::{LabelArgs, ShardArgs};
 use weightvane::config::{ConfigError, Confinement, Settings, architectures};
 use weightvane::daemon::demo::fault::FaultKind;
 use weightvane::diagnostics::Options;
@@ -89,6 +91,8 @@ struct WatchArgs {
     #[arg(long, value_name = "WHAT", value_parser = confinement)]
     sandbox: Option<Confinement>,
     #[command(flatten)]
+    shard: ShardArgs,
+    #[command(flatten)]
     serve: ServeArgs,
 }
 
@@ -106,6 +110,8 @@ struct ServeArgs {
         help = "Write the metrics to this file too, for node_exporter's textfile collector"
     )]
     textfile: Option<PathBuf>,
+    #[command(flatten)]
+    labels: LabelArgs,
     #[command(flatten)]
     log: logging::LogArgs,
 }
@@ -130,6 +136,8 @@ struct AnalyzeArgs {
         help = "Write the metrics to this file, for node_exporter's textfile collector, instead of printing"
     )]
     textfile: Option<PathBuf>,
+    #[command(flatten)]
+    labels: LabelArgs,
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -212,6 +220,10 @@ struct BackfillArgs {
     /// lies in the block that Prometheus is writing]
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    #[command(flatten)]
+    shard: ShardArgs,
+    #[command(flatten)]
+    labels: LabelArgs,
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

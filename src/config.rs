@@ -2,17 +2,21 @@
 
 pub mod architectures;
 mod check;
+mod fleet;
 mod place;
 mod runs;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_yaml::Value;
 
 use crate::diagnostics::EXACT_LIMIT;
 use crate::history::Rules;
+use crate::metrics::Labels;
 pub use runs::{DeclaredOptimizer, RunSettings};
 
 /// Longest configuration accepted. The YAML parser is quadratic on hostile nesting.
@@ -146,8 +150,11 @@ pub struct Settings {
     pub threads: usize,
     /// Scheduling class of these threads.
     pub priority: Priority,
-    /// Most bytes of checkpoints read in a second.
+    /// Most bytes of checkpoints read in a second, `None` for as fast as the disk gives them.
     pub io_limit: Option<u64>,
+    /// Part of the time in which tasks of the machine may wait for disk or memory before reading
+    /// gives way to them, above 0 and at most 1; 1 never gives way.
+    pub pressure_limit: f64,
     /// Bytes of weights kept at a time.
     pub memory_limit: u64,
     /// Bytes of the state directory used for the starts of the next saves' searches.
@@ -180,6 +187,12 @@ pub struct Settings {
     pub anomalies: Rules,
     /// Names of the runs that others are compared with.
     pub reference: Option<glob::Pattern>,
+    /// Labels that every series bears.
+    pub labels: Labels,
+    /// Which of several daemons over the same roots this is, from 0.
+    pub shard: Option<u32>,
+    /// How many they are.
+    pub total_shards: u32,
     /// What differs for single runs; the first entry that matches counts.
     pub runs: Vec<RunSettings>,
 }
@@ -202,6 +215,7 @@ struct Wire {
     threads: Option<usize>,
     priority: Option<Priority>,
     io_limit: Option<String>,
+    pressure_limit: Option<f64>,
     memory_limit: Option<String>,
     warm_limit: Option<String>,
     history_limit: Option<String>,
@@ -217,6 +231,9 @@ struct Wire {
     pin: Option<Pin>,
     pin_dir: Option<PathBuf>,
     reference: Option<String>,
+    labels: Option<BTreeMap<String, Value>>,
+    shard: Option<usize>,
+    total_shards: Option<usize>,
     anomalies: Option<runs::AnomaliesWire>,
     runs: Option<Vec<runs::RunWire>>,
 }
@@ -237,7 +254,8 @@ impl Default for Settings {
             max_depth: 6,
             threads: 1,
             priority: Priority::Idle,
-            io_limit: None,
+            io_limit: Some(200 << 20),
+            pressure_limit: 0.2,
             memory_limit: 1 << 30,
             warm_limit: 1 << 30,
             history_limit: 2 << 30,
@@ -254,6 +272,9 @@ impl Default for Settings {
             pin_dir: None,
             anomalies: Rules::default(),
             reference: None,
+            labels: Labels::default(),
+            shard: None,
+            total_shards: 1,
             runs: Vec::new(),
         }
     }

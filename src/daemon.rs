@@ -6,6 +6,7 @@
 
 pub mod backfill;
 mod counters;
+mod crew;
 pub mod demo;
 pub mod http;
 mod job;
@@ -15,6 +16,7 @@ mod pace;
 pub mod page;
 mod past;
 mod pin;
+mod pressure;
 mod priority;
 mod queue;
 mod recorder;
@@ -39,16 +41,17 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::config::{Priority, Settings};
+use crate::config::Settings;
 use crate::diagnostics::Report;
 use crate::model::Rule;
+use crate::watch::Shard;
+use crew::{Crew, Maker};
 use http::{Limits, Served};
-use job::{Done, Keep, Tools};
-use pin::Pinner;
+use job::{Done, Tools};
 use recorder::{Recorder, Restored, Retention};
 use reread::Reread;
 use root::{Root, Scanned};
-use scheduler::{Parts, Scheduler, Work, Worker};
+use scheduler::{Parts, Scheduler};
 use service::Manager;
 pub use state::{StateDir, StateError};
 use warm::Warm;
@@ -59,6 +62,8 @@ const MAX_EVENTS: usize = 1024;
 const RENDER_INTERVAL: Duration = Duration::from_millis(200);
 /// Time between two renderings when nothing happens, which keeps `process_*` current.
 const IDLE_INTERVAL: Duration = Duration::from_secs(15);
+/// Time between two looks at what may hang.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +140,8 @@ pub struct Setup {
     pub rules: Vec<Rule>,
     /// Directories to watch.
     pub roots: Vec<PathBuf>,
+    /// Which of the runs in them are this daemon's own.
+    pub shard: Shard,
     /// Where to serve.
     pub listener: TcpListener,
     /// The state directory, if there is one.
@@ -175,14 +182,23 @@ impl Daemon {
             .map_err(start_error("http server"))?;
         let mut roots = Vec::new();
         for (index, path) in setup.roots.into_iter().enumerate() {
-            let root = Root::start(index, path, &setup.settings, sender.clone(), Arc::clone(&stop))
-                .map_err(start_error("scanner"))?;
+            let root = Root::start(
+                index,
+                path,
+                (&setup.settings, setup.shard),
+                sender.clone(),
+                Arc::clone(&stop),
+            )
+            .map_err(start_error("scanner"))?;
             roots.push(root);
         }
-        // One save at a time; its threads share the work.
-        let tools = Tools::new(setup.state.as_ref().map(|state| Warm::open(state.path())));
-        let worker = start_worker(0, setup.settings.priority, tools, sender.clone());
-        let workers = vec![worker.map_err(start_error("worker"))?];
+        let state_path = setup.state.as_ref().map(|state| state.path().to_owned());
+        let maker = Maker {
+            priority: setup.settings.priority,
+            tools: Box::new(move || Tools::new(state_path.as_deref().map(Warm::open))),
+            events: sender.clone(),
+        };
+        let crew = Crew::start(maker).map_err(start_error("worker"))?;
         let Settings { history_limit: limit, history_age: age, .. } = setup.settings;
         let retention = Retention { limit, age };
         let recorder = setup.state.as_ref();
@@ -192,7 +208,7 @@ impl Daemon {
         let reader =
             reader.map(|dir| reread::reader(dir.path(), sender.clone(), Arc::clone(&stop)));
         let scheduler = Scheduler::new(
-            Parts { roots, workers, server, served, stop, recorder, reader },
+            Parts { roots, shard: setup.shard, crew, server, served, stop, recorder, reader },
             setup.settings,
             setup.rules,
             setup.state,
@@ -216,10 +232,15 @@ impl Daemon {
         scheduler.publish();
         let mut dirty = false;
         let mut rendered = Instant::now();
+        let mut looked = Instant::now();
         loop {
             manager.alive();
+            if looked.elapsed() >= LOOK_INTERVAL {
+                scheduler.look();
+                looked = Instant::now();
+            }
             let interval = if dirty { RENDER_INTERVAL } else { IDLE_INTERVAL };
-            let wait = interval.saturating_sub(rendered.elapsed());
+            let wait = interval.saturating_sub(rendered.elapsed()).min(LOOK_INTERVAL);
             let wait = manager.patience().map_or(wait, |patience| wait.min(patience));
             match events.recv_timeout(wait) {
                 Ok(Event::Request(Request::Stop)) | Err(RecvTimeoutError::Disconnected) => break,
@@ -258,41 +279,4 @@ fn error_text(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn start_worker(
-    index: usize,
-    priority: Priority,
-    mut tools: Tools,
-    events: SyncSender<Event>,
-) -> std::io::Result<Worker> {
-    let (work, inbox) = sync_channel::<Work>(1);
-    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        if priority == Priority::Idle {
-            priority::lowest();
-        }
-        let mut pinner = Pinner::default();
-        while let Ok(work) = inbox.recv() {
-            let job = match work {
-                Work::Analyze(job) => *job,
-                Work::Pin(order) => {
-                    pinner.carry_out(&order);
-                    if events.send(Event::Pinned(index)).is_err() {
-                        return;
-                    }
-                    continue;
-                }
-            };
-            let keep = Keep::of(&job);
-            let done = Box::new(job::run(job, &mut tools));
-            let keep = keep(&done);
-            if events.send(Event::Done(index, done)).is_err() {
-                return;
-            }
-            if let (Some(keep), Some(warm)) = (keep, &mut tools.warm) {
-                keep.write(warm);
-            }
-        }
-    })?;
-    Ok(Worker { work, cancel: Arc::new(AtomicBool::new(false)) })
 }

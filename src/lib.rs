@@ -16,6 +16,7 @@
 //! | 1 | [`watch`] | events and scans to settled saves; no parsing |
 //! | 0 | [`linalg`] | what is measured of matrices; pure |
 //! | 0 | [`remote`] | objects of S3 and its kin: lists, versions, ranges |
+//! | 0 | [`disk`] | file systems of others: looked at without a trace, never trusted to answer |
 //! | 0 | [`sandbox`] | what the process may still do once it has started, held by the kernel |
 //!
 //! # The data's way
@@ -38,6 +39,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod daemon;
 pub mod diagnostics;
+pub mod disk;
 pub mod history;
 pub mod linalg;
 pub mod metrics;

@@ -7,6 +7,7 @@ mod aggregate;
 mod catalog;
 mod collect;
 mod encode;
+mod labels;
 mod openmetrics;
 mod series;
 mod snapshot;
@@ -18,7 +19,7 @@ pub use collect::{DEFAULT_SERIES_LIMIT, TOTAL_SERIES_LIMIT};
 pub use encode::{
     Exposition, OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE, process_families, render, render_text,
 };
-pub use series::MAX_LABEL_BYTES;
+pub use labels::{LabelError, Labels, MAX_LABEL_BYTES, MAX_LABELS};
 pub use snapshot::{
     DaemonFacts, DurationHistogram, RidgeRate, RunFacts, RunState, Snapshot, WatchMode, reason,
 };

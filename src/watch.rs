@@ -37,11 +37,13 @@ mod save;
 mod scan;
 mod settle;
 mod settled;
+mod shard;
 
 pub use events::{WatchMode, Watcher, network_file_system};
 pub use hint::FileEvent;
 pub use names::FileKind;
 pub use save::{FileStamp, FoundSave, Pointer};
-pub use scan::{ScanError, ScanLimits, ScanOutcome, scan};
+pub use scan::{EndMark, ScanError, ScanLimits, ScanOutcome, scan};
 pub use settle::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules, Settler};
 pub use settled::SettledSave;
+pub use shard::{MAX_SHARDS, Shard, holder};

@@ -74,6 +74,7 @@ def colored(thresholds):
 COLUMNS = [
     ("Step", f"max by (job, instance, run) ({run('checkpoint_analyzed_step')})", {"unit": "locale", "custom__width": 100}),
     ("Last save", f"time() - max by (job, instance, run) ({run('checkpoint_latest_timestamp_seconds')})", {"unit": "s", "decimals": 0, "custom__width": 100}),
+    ("Ended", f"time() - max by (job, instance, run) ({run('run_ended_timestamp_seconds')})", {"unit": "s", "decimals": 0, "custom__width": 90}),
     ("Health", HEALTH, {
         "mappings": HEALTH_WORDS,
         "custom__cellOptions": {"type": "color-text"}, "custom__width": 110}),
@@ -98,7 +99,7 @@ def runs():
     order = ["run", *(f"Value #{letter}" for letter in letters), "job", "instance"]
     return table(
         "Runs",
-        "Each run at its last measured save; a click on its name opens it. Alignment rising means that adjacent layers align, a sudden fall that something broke. κ is the highest commutator over its chance level: rising away from 1 suddenly is a fault, falling towards 0 a common eigenbasis. Since best: saves since any pair's alignment improved.",
+        "Each run at its last measured save; a click on its name opens it. Alignment rising means that adjacent layers align, a sudden fall that something broke. κ is the highest commutator over its chance level: rising away from 1 suddenly is a fault, falling towards 0 a common eigenbasis. Since best: saves since any pair's alignment improved. Ended: how long ago a job said so by its mark; empty while it trains.",
         [query(expr, instant=True, table=True) for _, expr, _ in COLUMNS],
         overrides=overrides, sort=("Last save", False),
         transformations=[
@@ -133,17 +134,19 @@ COMPARED = [
 ]
 
 DAEMON_PANELS = [
-    states("Daemon", "Whether each daemon is scraped, has read its configuration, can write its state, and has scanned lately. Falling to red is a fault of the daemon, not of a run; rising to green it is repaired.",
+    states("Daemon", "Whether each daemon is scraped, has read its configuration, can write its state, has scanned lately, and reaches its roots. Falling to red is a fault of the daemon, not of a run; rising to green it is repaired.",
            [query('up{job=~"$job",instance=~"$instance"}', "{{instance}} scraped"),
             query(of("config_last_reload_successful"), "{{instance}} configuration"),
             query(of("state_store_ok"), "{{instance}} state"),
-            query(f"time() - {of('last_scan_timestamp_seconds')} < bool 600", "{{instance}} scans")],
+            query(f"time() - {of('last_scan_timestamp_seconds')} < bool 600", "{{instance}} scans"),
+            query(of("root_up"), "{{instance}} {{root}}")],
            mappings=named({0: ("no", RED), 1: ("yes", GREEN)}), w=12, h=8),
     lines("Time of an analysis", "Wall time of a save's analysis: half and nine tenths of them were faster. Rising means larger models or a busier machine; falling, unchanged weights or an idle one.",
           [query(f"histogram_quantile({q}, sum by (le) (rate({of('analysis_duration_seconds_bucket')}[$__rate_interval])))", name)
            for q, name in ((0.5, "median"), (0.9, "nine tenths"))], unit="s", low=0),
-    lines("Load on the machine", "Processor cores used by the analysis, and on the right the bytes read a second. Rising with each save; if it never falls back, saves come faster than they are measured.",
+    lines("Load on the machine", "Processor cores used by the analysis, the part of the time in which it gave way to others that waited for disk or memory, and on the right the bytes read a second. Rising with each save; if it never falls back, saves come faster than they are measured.",
           [query(f"sum by (instance) (rate({of('analysis_cpu_seconds_total')}[$__rate_interval]))", "{{instance}} cores"),
+           query(f"sum by (instance) (rate({of('held_back_seconds_total')}[$__rate_interval]))", "{{instance}} gives way"),
            query(f"sum by (instance) (rate({of('read_bytes_total')}[$__rate_interval]))", "{{instance}} read")],
           overrides=[override("/read/", unit="Bps", custom__axisPlacement="right")], low=0, unit="none"),
     lines("Series", "Series of each daemon at a scrape. Rising with runs and layers; dropped ones mean that a run is above its limit and dashboards have gaps. Falling when runs are forgotten.",

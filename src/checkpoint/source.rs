@@ -4,28 +4,27 @@
 //! trainer's own `rmtree` fail. So a file is opened for one stretch at a time, and what was read
 //! counts only if the path still leads to the same file afterwards.
 
+mod cache;
+
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Dir, Mode, OFlags};
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
+use crate::disk::{self, open_quietly, operation};
 use crate::remote::{self, Object, RemoteError};
+use cache::Cache;
 
 /// A descriptor that an NFS server no longer knows is asked for again by path this often.
 const MAX_STALE_TRIES: u32 = 3;
 /// Entries of one directory that are looked at; a checkpoint has some dozens.
 pub(super) const MAX_DIR_ENTRIES: usize = 65_536;
-/// `RWF_DONTCACHE` (Linux 6.14), which rustix does not name: drops the pages that this very read
-/// brought in and leaves those that the trainer had there.
-const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
-
 /// Which file it was, and in which state. Compared only with earlier looks at the same path, never
 /// with a clock: inode numbers are reused at once and file servers have clocks of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -110,6 +109,7 @@ pub(super) fn is_directory(path: &Path) -> Result<bool, SourceError> {
     if remote::is_remote(path) {
         return Ok(remote::kind(path)? == remote::Kind::Prefix);
     }
+    let _under_way = operation();
     Ok(std::fs::metadata(path)?.is_dir())
 }
 
@@ -122,7 +122,8 @@ pub(super) struct Stretch {
 
 impl Default for Stretch {
     fn default() -> Self {
-        Self { n_bytes: 64 << 20, longest: Duration::from_secs(2) }
+        // A second after its deletion nobody may hold a file, and on network file systems two at most.
+        Self { n_bytes: 64 << 20, longest: Duration::from_millis(900) }
     }
 }
 
@@ -131,6 +132,7 @@ pub(super) fn look(path: &Path) -> Result<Identity, SourceError> {
     if remote::is_remote(path) {
         return Ok(remote::head(path)?.into());
     }
+    let _under_way = operation();
     Ok(Identity::of(&regular(std::fs::metadata(path)?)?))
 }
 
@@ -166,7 +168,7 @@ pub(super) struct OpenFile<'a> {
     path: &'a Path,
     file: Handle,
     pub(super) identity: Identity,
-    uncached: bool,
+    cache: Cache,
 }
 
 #[derive(Debug)]
@@ -182,21 +184,27 @@ impl<'a> OpenFile<'a> {
         if remote::is_remote(path) {
             let object = Object::open(path)?;
             let identity = object.stat().into();
-            return Ok(Self { path, file: Handle::Object(object), identity, uncached: false });
+            return Ok(Self {
+                path,
+                file: Handle::Object(object),
+                identity,
+                cache: Cache::default(),
+            });
         }
         // Asked before opening, because opening alone can rewind a tape; and again after it,
         // because the path can lead elsewhere by then. Without O_NONBLOCK a pipe would wait.
+        let _under_way = operation();
         regular(std::fs::metadata(path)?)?;
         let file = File::from(open_quietly(path, OFlags::NONBLOCK)?);
         let identity = Identity::of(&regular(file.metadata()?)?);
-        Ok(Self { path, file: Handle::Disk(file), identity, uncached: true })
+        Ok(Self { path, file: Handle::Disk(file), identity, cache: Cache::default() })
     }
 
     /// Opens the file that was seen before, as it was.
     pub(super) fn open_known(path: &'a Path, identity: &Identity) -> Result<Self, SourceError> {
         if remote::is_remote(path) {
             let file = Handle::Object(Object::of(path, identity.stat()));
-            return Ok(Self { path, file, identity: *identity, uncached: false });
+            return Ok(Self { path, file, identity: *identity, cache: Cache::default() });
         }
         let file = Self::open(path)?;
         if file.identity == *identity { Ok(file) } else { Err(SourceError::Changed) }
@@ -238,32 +246,17 @@ impl<'a> OpenFile<'a> {
 
     fn read_at(&mut self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let Handle::Disk(file) = &self.file else { return Ok(0) };
-        // Where the kernel or the file system cannot read past the cache, the pages stay: dropping
-        // them by POSIX_FADV_DONTNEED could drop those that the trainer had brought in.
-        if self.uncached {
-            match rustix::io::preadv2(file, &mut [IoSliceMut::new(buf)], at, DONTCACHE) {
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.uncached = false,
-                result => return Ok(result?),
-            }
-        }
-        file.read_at(buf, at)
+        let _under_way = operation();
+        self.cache.read_at(file, buf, at)
     }
 
     /// Ends the stretch: both the open file and the path must still be what they were.
     pub(super) fn close(self) -> Result<(), SourceError> {
         let Handle::Disk(file) = &self.file else { return Ok(()) };
         expect(self.path, &self.identity)?;
+        let _under_way = operation();
         let now = Identity::of(&file.metadata()?);
         if now == self.identity { Ok(()) } else { Err(SourceError::Changed) }
-    }
-}
-
-/// Opens for reading with no trace in the access time where the system lets us (owner or root).
-fn open_quietly(path: &Path, flags: OFlags) -> io::Result<rustix::fd::OwnedFd> {
-    let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
-    match rustix::fs::open(path, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => Ok(rustix::fs::open(path, flags, Mode::empty())?),
-        result => Ok(result?),
     }
 }
 
@@ -312,15 +305,10 @@ pub(super) fn list(path: &Path) -> Result<Vec<OsString>, SourceError> {
         let entries = remote::list(path, MAX_DIR_ENTRIES)?;
         return Ok(entries.into_iter().map(|entry| entry.name.into()).collect());
     }
-    let dir = open_quietly(path, OFlags::DIRECTORY)?;
-    let mut names = Vec::new();
-    for entry in Dir::new(dir).map_err(io::Error::from)?.take(MAX_DIR_ENTRIES) {
-        let entry = entry.map_err(io::Error::from)?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(std::ffi::OsStr::from_bytes(name).to_owned());
-        }
-    }
+    let entries = disk::list(path)?.take(MAX_DIR_ENTRIES);
+    let names: io::Result<Vec<OsString>> =
+        entries.map(|entry| Ok(entry?.name().to_owned())).collect();
+    let mut names = names?;
     names.sort();
     Ok(names)
 }
@@ -328,6 +316,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<OsString>, SourceError> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::FileExt as _;
 
     use super::*;
 

@@ -9,11 +9,12 @@ use super::{AnalyzeArgs, Format, bases, options, print, rules, settings, table};
 use weightvane::checkpoint::{self, Manifest};
 use weightvane::daemon::textfile;
 use weightvane::diagnostics::{self, Previous, Report};
-use weightvane::metrics::{self, RunFacts, RunState, Snapshot};
+use weightvane::metrics::{self, Labels, RunFacts, RunState, Snapshot};
 use weightvane::model;
 
 pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
-    let settings = settings(args.config.as_ref())?;
+    let mut settings = settings(args.config.as_ref())?;
+    args.labels.apply(&mut settings).map_err(Failure::usage)?;
     let rules = rules(&settings)?;
     let manifest = checkpoint::open(&args.checkpoint)?;
     let before = args.against.as_deref().map(checkpoint::open).transpose()?;
@@ -37,7 +38,7 @@ pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
     )?;
     outcome.report.skipped.extend(missing);
     if let Some(file) = &args.textfile {
-        let text = exposition(&manifest, outcome.report);
+        let text = exposition(&manifest, outcome.report, settings.labels);
         return textfile::write(file, &text)
             .map_err(|e| Failure::system(&file.display().to_string(), &e));
     }
@@ -47,12 +48,12 @@ pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
             let json = serde_json::to_string_pretty(&outcome.report);
             print(&(json.map_err(|e| Failure::system("report", &e))? + "\n"))
         }
-        Format::Prometheus => print(&exposition(&manifest, outcome.report)),
+        Format::Prometheus => print(&exposition(&manifest, outcome.report, settings.labels)),
     }
 }
 
 /// The series of one checkpoint, under the name of the directory that holds it.
-fn exposition(manifest: &Manifest, report: Report) -> String {
+fn exposition(manifest: &Manifest, report: Report, labels: Labels) -> String {
     let run = run_name(manifest);
     let trainer = manifest.trainer.clone().unwrap_or_default();
     let facts = RunFacts {
@@ -70,7 +71,7 @@ fn exposition(manifest: &Manifest, report: Report) -> String {
         report: Some(Arc::new(report)),
         ..RunFacts::default()
     };
-    let snapshot = Snapshot { daemon: None, runs: vec![facts], process: Vec::new() };
+    let snapshot = Snapshot { daemon: None, runs: vec![facts], process: Vec::new(), labels };
     metrics::render_text(&snapshot)
 }
 

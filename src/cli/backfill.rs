@@ -27,7 +27,10 @@ const HEAD: Duration = Duration::from_hours(3);
 const MAX_NAMED: usize = 20;
 
 pub(super) fn run(args: BackfillArgs) -> Result<(), Failure> {
-    let settings = settings(args.config.as_ref())?;
+    let mut settings = settings(args.config.as_ref())?;
+    args.labels.apply(&mut settings).map_err(Failure::usage)?;
+    let shard = args.shard.shard(&settings)?;
+    let labels = settings.labels.clone();
     let rules = rules(&settings)?;
     let until_ms = until(args.until.as_deref())?;
     check_root(&args.root)?;
@@ -44,10 +47,10 @@ pub(super) fn run(args: BackfillArgs) -> Result<(), Failure> {
     let BackfillArgs { root, output, state_dir, job, instance, .. } = args;
     let output = output.filter(|file| file.as_os_str() != "-");
     let cancelled = Arc::clone(&cancel);
-    let request = BackfillRequest { root, state_dir, settings, rules, until_ms, cancel };
+    let request = BackfillRequest { root, shard, state_dir, settings, rules, until_ms, cancel };
     let past = measured(&request)?;
     let write = |out: &mut dyn Write| {
-        past.timeline.write(&mut Stoppable { out, cancel: &cancelled }, &job, &instance)
+        past.timeline.write(&mut Stoppable { out, cancel: &cancelled }, (&job, &instance), &labels)
     };
     let written = match &output {
         // A pipe or a device is written to, not replaced.

@@ -1,7 +1,6 @@
 //! What `watch` gives up before it looks at the first save.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use tracing::{info, warn};
 use super::failure::Failure;
 use weightvane::config::{Confinement, Settings};
 use weightvane::daemon::{Handle, Request};
+use weightvane::disk::within;
 use weightvane::remote;
 use weightvane::sandbox::{Confined, Held, Places, Sandbox};
 
@@ -41,23 +41,13 @@ pub(super) fn confine(
     }
     let places = places(settings, roots, files);
     let anywhere = Places { read: None, roots: vec!["/".into()], ..places.clone() };
-    let prepared = in_time(move || Sandbox::prepare(&places)).unwrap_or_else(|| {
+    let prepared = within(PATIENCE, move || Sandbox::prepare(&places)).unwrap_or_else(|| {
         warn!("a file system does not answer, so reading is not confined");
         Sandbox::prepare(&anywhere)
     });
     let confined = prepared.map_err(|error| Failure::usage(error.to_string()))?.enforce();
     tell(&confined, settings.sandbox);
     Ok(Given { confined: Some(Arc::new(confined)), lost })
-}
-
-/// The answer, unless there is none in time.
-fn in_time<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (tell, told) = sync_channel(1);
-    // Nobody may listen any more.
-    let asked =
-        std::thread::Builder::new().name("ask".into()).spawn(move || drop(tell.send(ask())));
-    asked.ok()?;
-    told.recv_timeout(PATIENCE).ok()
 }
 
 fn places(settings: &Settings, roots: &[PathBuf], files: &[&Path]) -> Places {

@@ -37,7 +37,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         scan_interval: Duration::from_secs(1),
         ..Settings::default()
     };
-    watch::apply(&mut settings, &args.serve);
+    watch::apply(&mut settings, &args.serve).map_err(Failure::usage)?;
     let (place, state) = Place::take(settings.state_dir.as_deref())?;
     let root = place.root.clone();
     let run_dir = root.join(kind(args).to_lowercase());

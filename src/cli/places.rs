@@ -1,10 +1,16 @@
 //! Where a command may look and where it may write.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::failure::Failure;
 use weightvane::config::Settings;
+use weightvane::disk::within;
 use weightvane::remote;
+
+/// How long a file system may take for an answer. One that hangs does not keep a daemon from starting:
+/// it may come back, and there are others.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// That a root is a directory that can be looked at.
 pub(super) fn check_root(root: &Path) -> Result<(), Failure> {
@@ -12,7 +18,9 @@ pub(super) fn check_root(root: &Path) -> Result<(), Failure> {
         // Nothing is asked of it here: a store that is not to be reached now may be later.
         return remote::check(root).map_err(|e| Failure::unreadable(root, &e.to_string()));
     }
-    match std::fs::metadata(root) {
+    let asked = root.to_owned();
+    let Some(found) = within(PATIENCE, move || std::fs::metadata(asked)) else { return Ok(()) };
+    match found {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => {
             Err(Failure::unreadable(root, "found a file, expected a directory that holds runs"))
@@ -55,9 +63,14 @@ pub(super) fn check_written(settings: &Settings, roots: &[PathBuf]) -> Result<()
 pub(super) fn check_outside(what: &str, path: Option<&Path>, root: &Path) -> Result<(), String> {
     let resolved = |path: &Path| {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let (there, found) =
-            absolute.ancestors().find_map(|a| Some((a, a.canonicalize().ok()?)))?;
-        Some(found.join(absolute.strip_prefix(there).ok()?))
+        let asked = absolute.clone();
+        let found = within(PATIENCE, move || {
+            let mut above = asked.ancestors();
+            let (there, found) = above.find_map(|a| Some((a, a.canonicalize().ok()?)))?;
+            Some(found.join(asked.strip_prefix(there).ok()?))
+        });
+        // Without an answer the path counts as it is written.
+        found.unwrap_or(Some(absolute))
     };
     let Some(path) = path else { return Ok(()) };
     if remote::is_remote(path) {

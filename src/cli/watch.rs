@@ -13,12 +13,14 @@ use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
 use weightvane::config::Settings;
 use weightvane::daemon::{Daemon, Handle, OnSave, Reload, Request, Setup, StateDir};
 use weightvane::remote;
+use weightvane::watch::Shard;
 
 pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     logging::start(&args.serve.log);
     let mut settings = settings(args.config.as_ref())?;
-    apply(&mut settings, &args.serve);
+    apply(&mut settings, &args.serve).map_err(Failure::usage)?;
     settings.sandbox = args.sandbox.unwrap_or(settings.sandbox);
+    let shard = args.shard.shard(&settings)?;
     settings.bases.splice(..0, args.bases.clone());
     let roots = if args.roots.is_empty() { settings.roots.clone() } else { args.roots.clone() };
     // As it is told everywhere else: with two slashes, and none at the end.
@@ -31,11 +33,15 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     }
     roots.iter().try_for_each(|root| check_root(root))?;
     check_written(&settings, &roots).map_err(Failure::usage)?;
-    watch(settings, roots, args)
+    watch(settings, (roots, shard), args)
 }
 
 /// Watches until a signal.
-fn watch(settings: Settings, roots: Vec<PathBuf>, args: WatchArgs) -> Result<(), Failure> {
+fn watch(
+    settings: Settings,
+    (roots, shard): (Vec<PathBuf>, Shard),
+    args: WatchArgs,
+) -> Result<(), Failure> {
     let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
     let state = state.map_err(|e| Failure::system("state directory", &e))?;
     let listener = listen(&settings)?;
@@ -43,7 +49,7 @@ fn watch(settings: Settings, roots: Vec<PathBuf>, args: WatchArgs) -> Result<(),
     let given = confine(&settings, &roots, &files)?;
     let reload = reload(args, &roots, given.clone());
     let interval = settings.scan_interval;
-    let parts = Parts { state, reload, on_save: None, sandbox: Some(given.words()) };
+    let parts = Parts { shard, state, reload, on_save: None, sandbox: Some(given.words()) };
     let (daemon, address) = start(listener, settings, roots, parts)?;
     print(&format!("weightvane: http://{address}/ (metrics at http://{address}/metrics)\n"))?;
     on_signal(daemon.handle())?;
@@ -67,6 +73,7 @@ fn reload(args: WatchArgs, roots: &[PathBuf], given: Given) -> Option<Reload> {
 /// What a daemon has besides its settings.
 #[derive(Default)]
 pub(super) struct Parts {
+    pub(super) shard: Shard,
     pub(super) state: Option<StateDir>,
     pub(super) reload: Option<Reload>,
     pub(super) on_save: Option<OnSave>,
@@ -88,14 +95,14 @@ pub(super) fn start(
 ) -> Result<(Daemon, SocketAddr), Failure> {
     let rules = rules(&settings)?;
     let address = listener.local_addr().map_err(|e| Failure::system("listen", &e))?;
-    let Parts { state, reload, on_save, sandbox } = parts;
-    let setup = Setup { settings, rules, roots, listener, state, reload, on_save, sandbox };
+    let Parts { shard, state, reload, on_save, sandbox } = parts;
+    let setup = Setup { settings, rules, roots, shard, listener, state, reload, on_save, sandbox };
     let daemon = Daemon::start(setup).map_err(|e| Failure::system("daemon", &e))?;
     Ok((daemon, address))
 }
 
 /// Flags win over the file.
-pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) {
+pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) -> Result<(), String> {
     if let Some(listen) = serve.listen {
         settings.listen = listen;
     }
@@ -105,6 +112,7 @@ pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) {
     if let Some(file) = &serve.textfile {
         settings.textfile = Some(file.clone());
     }
+    serve.labels.apply(settings)
 }
 
 fn read_again(
@@ -113,7 +121,7 @@ fn read_again(
     roots: &[PathBuf],
 ) -> Result<(Settings, Vec<weightvane::model::Rule>), String> {
     let mut settings = Settings::load(path).map_err(|e| e.to_string())?;
-    apply(&mut settings, serve);
+    apply(&mut settings, serve)?;
     check_written(&settings, roots)?;
     let rules = rules(&settings).map_err(|e| e.to_string())?;
     Ok((settings, rules))

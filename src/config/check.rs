@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::place::Place;
-use super::{ConfigError, Pin, Settings, Wire, runs};
+use super::{ConfigError, Pin, Settings, Wire, fleet, runs};
 
 impl Place<'_> {
     fn duration(
@@ -23,7 +23,7 @@ impl Place<'_> {
         }
     }
 
-    fn count(
+    pub(super) fn count(
         &self,
         key: &str,
         given: Option<usize>,
@@ -37,6 +37,17 @@ impl Place<'_> {
                 key,
                 format!("found {found}, expected {} to {}", bounds.start(), bounds.end()),
             )),
+        }
+    }
+
+    /// A part of a whole, more than nothing of it.
+    fn part(&self, key: &str, given: Option<f64>, default: f64) -> Result<f64, ConfigError> {
+        match given {
+            None => Ok(default),
+            Some(found) if found > 0.0 && found <= 1.0 => Ok(found),
+            Some(found) => {
+                Err(self.error(key, format!("found {found}, expected more than 0, at most 1")))
+            }
         }
     }
 
@@ -86,6 +97,22 @@ impl Place<'_> {
     }
 }
 
+impl Place<'_> {
+    /// Bytes a second, `None` for as many as there are.
+    fn rate(
+        &self,
+        key: &str,
+        given: Option<&str>,
+        default: Option<u64>,
+    ) -> Result<Option<u64>, ConfigError> {
+        let expected = "expected bytes a second, 1MiB to 1TiB such as 200MiB, or none";
+        match given {
+            Some("none") => Ok(None),
+            given => Ok(self.size(key, given, &(1 << 20..=1 << 40, expected))?.or(default)),
+        }
+    }
+}
+
 /// Whether the last good saves are kept, which needs a place.
 fn pin(wire: &Wire, default: Pin, at: &Place<'_>) -> Result<Pin, ConfigError> {
     let pin = wire.pin.unwrap_or(default);
@@ -102,8 +129,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
     let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
     let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
     let history_limit = at.size("history_limit", wire.history_limit.as_deref(), &sizes)?;
-    let rates = (1 << 20..=1 << 40, "expected bytes a second, 1MiB to 1TiB such as 200MiB");
-    let io_limit = at.size("io_limit", wire.io_limit.as_deref(), &rates)?;
+    let io_limit = at.rate("io_limit", wire.io_limit.as_deref(), default.io_limit)?;
     let duration =
         |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
     let quiet = duration("quiet", &wire.quiet, default.quiet)?;
@@ -119,6 +145,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         }
     }
     let pin = pin(&wire, default.pin, at)?;
+    let (shard, total_shards) = fleet::shards(wire.shard, wire.total_shards, at)?;
     let anomalies = runs::rules(wire.anomalies, &default.anomalies, at)?;
     Ok(Settings {
         listen: at.address("listen", wire.listen.as_deref(), default.listen)?,
@@ -139,6 +166,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         threads: at.count("threads", wire.threads, default.threads, 1..=64)?,
         priority: wire.priority.unwrap_or(default.priority),
         io_limit,
+        pressure_limit: at.part("pressure_limit", wire.pressure_limit, default.pressure_limit)?,
         memory_limit: memory_limit.unwrap_or(default.memory_limit),
         warm_limit: warm_limit.unwrap_or(default.warm_limit),
         history_limit: history_limit.unwrap_or(default.history_limit),
@@ -159,6 +187,9 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         pin,
         pin_dir: wire.pin_dir,
         reference: runs::reference(wire.reference.as_deref(), at)?,
+        labels: fleet::labels(wire.labels, at)?,
+        shard,
+        total_shards,
         runs: runs::runs(wire.runs, &anomalies, at)?,
         anomalies,
     })
@@ -222,6 +253,13 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_text_however_they_are_written() {
+        let settings = parse("labels: {job: 4711, dry: true, team: a b}\n").unwrap();
+        let labels: Vec<_> = settings.labels.iter().collect();
+        assert_eq!(labels, [("dry", "true"), ("job", "4711"), ("team", "a b")]);
+    }
+
+    #[test]
     fn an_empty_file_means_the_defaults() {
         for text in ["", "# nothing\n", "---\n"] {
             assert_eq!(parse(text), Ok(Settings::default()), "{text:?}");
@@ -260,6 +298,12 @@ mod tests {
         check("pin: hardlink\n", &["w.yaml:1: pin", "without pin_dir", "expected both"]);
         check("pin: copy\n", &["w.yaml:1", "copy", "hardlink"]);
         check("runs:\n- anomalies: {}\n", &["w.yaml", "match"]);
+        check("labels: {run: a}\n", &["w.yaml:1: labels", "`run`", "own series"]);
+        check("labels: {__a: b}\n", &["w.yaml:1: labels", "`__a`", "begin with __"]);
+        check("labels:\n  job: [1]\n", &["w.yaml:1: labels", "`job`", "name: value"]);
+        check("labels: [job]\n", &["w.yaml:1", "labels"]);
+        check("total_shards: 0\n", &["w.yaml:1: total_shards", "found 0", "1 to 1024"]);
+        check("total_shards: 3\nshard: 3\n", &["w.yaml:2: shard", "found 3", "which is 3"]);
         let sgd = "runs:\n- match: a\n  optimizer: {name: SGD}\n- match: b\n  optimizer:\n";
         check(
             &format!("{sgd}    name: sgd\n    momentum: 1\n"),

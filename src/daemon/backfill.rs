@@ -22,7 +22,7 @@ use crate::diagnostics::Options;
 use crate::history::{Archive, Rules, StoreError};
 use crate::metrics::{RunFacts, Timeline, TimelineError};
 use crate::model::Rule;
-use crate::watch::ScanError;
+use crate::watch::{ScanError, Shard};
 use found::PastRun;
 use order::PastSave;
 
@@ -31,6 +31,8 @@ use order::PastSave;
 pub struct BackfillRequest {
     /// Directory that holds runs.
     pub root: PathBuf,
+    /// Of which of the runs in it.
+    pub shard: Shard,
     /// State directory of a daemon, whose history is used. It is only read.
     pub state_dir: Option<PathBuf>,
     /// Checked settings.
@@ -300,9 +302,8 @@ fn kind_of(error: &JobError) -> FailureKind {
         JobError::Open(
             OpenError::Missing { .. } | OpenError::Vanished { .. } | OpenError::Unreadable { .. },
         )
-        | JobError::Read(ReadError::Vanished { .. } | ReadError::Unreadable { .. }) => {
-            FailureKind::Unreadable
-        }
+        | JobError::Read(ReadError::Vanished { .. } | ReadError::Unreadable { .. })
+        | JobError::Silent(_) => FailureKind::Unreadable,
         JobError::Open(OpenError::Incomplete { .. } | OpenError::Changed { .. })
         | JobError::Read(ReadError::Changed { .. })
         | JobError::Cancelled => FailureKind::Incomplete,

@@ -1,21 +1,25 @@
 //! The analysis of one save, on a worker thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::crew::Ticket;
 use super::pace::Pace;
+use super::pressure::{self, Pressure};
 use super::queue::Queued;
 use super::warm::Warm;
 use crate::checkpoint::{self, OpenError, ReadError, TrainerState};
 use crate::diagnostics::{
     self, AnalyzeError, Baseline, Observer, Options, Origin, Previous, Report,
 };
+use crate::disk::{self, is_left_open};
 use crate::model::{self, Rule};
+use crate::remote::is_remote;
 
 /// A save to analyse and what it is compared with.
 #[derive(Debug, Clone)]
@@ -39,6 +43,8 @@ pub(super) struct Job {
     pub(super) warm_limit: u64,
     /// Bytes a second.
     pub(super) io_limit: Option<u64>,
+    /// Part of the time in which others may wait for disk or memory.
+    pub(super) pressure_limit: f64,
     pub(super) rules: Arc<Vec<Rule>>,
     /// The root that it was found below.
     pub(super) root: PathBuf,
@@ -61,6 +67,18 @@ pub(super) struct Done {
     pub(super) wall: Duration,
     /// CPU time of the worker and of the threads that helped it.
     pub(super) cpu: Duration,
+    /// Time that it was held back because others waited for disk or memory.
+    pub(super) held_back: Duration,
+}
+
+impl Done {
+    /// Of a job whose worker never came back.
+    pub(super) fn lost(ticket: Ticket, why: JobError) -> Self {
+        let Ticket { run, run_id, queued } = ticket;
+        let nothing = Duration::ZERO;
+        let (wall, cpu, held_back) = (nothing, nothing, nothing);
+        Self { run, run_id, queued, result: Err(why), read_bytes: 0, wall, cpu, held_back }
+    }
 }
 
 /// A measured save.
@@ -86,6 +104,8 @@ pub(super) enum JobError {
     Cancelled,
     #[error("internal error: {0}")]
     Panic(String),
+    #[error("found no answer from the file system in {} s, expected one", .0.as_secs())]
+    Silent(Duration),
 }
 
 impl JobError {
@@ -126,11 +146,13 @@ pub(super) struct Tools {
     pub(super) warm: Option<Warm>,
     /// The rate of reading, and what it was set to.
     pace: Option<(u64, Mutex<Pace>)>,
+    /// Gives way to the training job.
+    pressure: Option<Mutex<Pressure>>,
 }
 
 impl Tools {
     pub(super) fn new(warm: Option<Warm>) -> Self {
-        Self { warm, pace: None }
+        Self { warm, pace: None, pressure: None }
     }
 
     fn set_pace(&mut self, limit: Option<u64>) {
@@ -139,13 +161,54 @@ impl Tools {
             self.pace = limit.map(pace);
         }
     }
+
+    fn set_pressure(&mut self, limit: f64) {
+        let is_set = |pressure: &mut Mutex<Pressure>| {
+            pressure
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner)
+                .limit()
+                .total_cmp(&limit)
+                .is_eq()
+        };
+        if !self.pressure.as_mut().is_some_and(is_set) {
+            self.pressure = Some(Mutex::new(Pressure::new(Path::new(pressure::PROC), limit)));
+        }
+    }
 }
 
 /// Stops an analysis whose result nobody waits for, and holds its reading to the rate.
 struct Watched<'a> {
     cancel: &'a AtomicBool,
     pace: Option<&'a Mutex<Pace>>,
+    pressure: Option<&'a Mutex<Pressure>>,
     read_bytes: AtomicU64,
+    /// Microseconds.
+    held_back: AtomicU64,
+}
+
+impl Watched<'_> {
+    /// Sleeps for a while, or until the work is cancelled; says whether it is not.
+    fn sleep(&self, span: Duration) -> bool {
+        let began = Instant::now();
+        while !self.cancelled() {
+            let rest = span.saturating_sub(began.elapsed());
+            if rest.is_zero() {
+                return true;
+            }
+            std::thread::sleep(rest.min(NAP));
+        }
+        false
+    }
+
+    /// While one thread gives way the others do as well, at their next read.
+    fn give_way(&self) {
+        let Some(pressure) = self.pressure else { return };
+        let mut pressure = pressure.lock().unwrap_or_else(PoisonError::into_inner);
+        let paused = pressure.give_way(&|span| self.sleep(span));
+        let micros = u64::try_from(paused.as_micros()).unwrap_or(u64::MAX);
+        self.held_back.fetch_add(micros, Ordering::Relaxed);
+    }
 }
 
 impl Observer for Watched<'_> {
@@ -157,6 +220,7 @@ impl Observer for Watched<'_> {
 
     fn has_read(&self, bytes: u64) {
         self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.give_way();
         let Some(pace) = self.pace else { return };
         let wait = |bytes| {
             let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,29 +240,39 @@ impl Observer for Watched<'_> {
 pub(super) fn run(job: Job, tools: &mut Tools) -> Done {
     let (wall, cpu) = (clock(ClockId::Monotonic), clock(ClockId::ThreadCPUTime));
     tools.set_pace(job.io_limit);
+    tools.set_pressure(job.pressure_limit);
     let watched = Watched {
         cancel: &job.cancel,
         pace: tools.pace.as_ref().map(|(_, pace)| pace),
+        pressure: tools.pressure.as_ref(),
         read_bytes: AtomicU64::new(0),
+        held_back: AtomicU64::new(0),
     };
+    watched.give_way();
     let warm = tools.warm.as_ref();
     let result = catch_unwind(AssertUnwindSafe(|| analyze(&job, warm, &watched)))
         .unwrap_or_else(|panic| Err(JobError::Panic(panic_text(panic.as_ref()))));
     let helped = result.as_ref().map_or(Duration::ZERO, |analyzed| analyzed.cpu_elsewhere);
     let read_bytes = watched.read_bytes.into_inner();
+    let held_back = Duration::from_micros(watched.held_back.into_inner());
     Done {
         run: job.run,
         run_id: job.run_id,
         queued: job.queued,
         result,
         read_bytes,
+        held_back,
         wall: clock(ClockId::Monotonic).saturating_sub(wall),
         cpu: clock(ClockId::ThreadCPUTime).saturating_sub(cpu) + helped,
     }
 }
 
 fn analyze(job: &Job, warm: Option<&Warm>, observer: &Watched<'_>) -> Result<Analyzed, JobError> {
-    let manifest = checkpoint::open(&job.queued.save.path)?;
+    let path = &job.queued.save.path;
+    if let Some(path) = left_open(path) {
+        return Err(OpenError::Vanished { path }.into());
+    }
+    let manifest = checkpoint::open(path)?;
     // Rotation may have taken the save before; then there is nothing to compare with.
     let before = job.path_before.as_deref().and_then(|path| checkpoint::open(path).ok());
     let stored = warm.filter(|_| job.ask_disk).and_then(|warm| {
@@ -228,6 +302,16 @@ fn analyze(job: &Job, warm: Option<&Warm>, observer: &Watched<'_>) -> Result<Ana
         trainer: manifest.trainer.unwrap_or_default(),
         cpu_elsewhere: outcome.cpu_elsewhere,
     })
+}
+
+/// A deleted file in the directory of a save that somebody still holds open: rotation is at work, and a
+/// look at the other files could be what makes it fail.
+fn left_open(save: &Path) -> Option<PathBuf> {
+    if is_remote(save) {
+        return None;
+    }
+    let mut entries = disk::list(save).ok()?.flatten();
+    entries.find(|entry| is_left_open(entry.name())).map(|entry| save.join(entry.name()))
 }
 
 /// What is to be kept of a job once its result is told: writing it takes nobody's time.
@@ -274,12 +358,18 @@ mod tests {
     fn reading_waits_for_its_rate_and_a_cancelled_job_does_not() {
         let cancel = AtomicBool::new(false);
         let pace = Mutex::new(Pace::new(1 << 20, clock(ClockId::Monotonic)));
-        let watched = Watched { cancel: &cancel, pace: Some(&pace), read_bytes: AtomicU64::new(0) };
-        let started = std::time::Instant::now();
+        let watched = Watched {
+            cancel: &cancel,
+            pace: Some(&pace),
+            pressure: None,
+            read_bytes: AtomicU64::new(0),
+            held_back: AtomicU64::new(0),
+        };
+        let started = Instant::now();
         watched.has_read((1 << 20) + (1 << 16));
         assert!(started.elapsed() >= Duration::from_millis(60), "a sixteenth of a second");
         cancel.store(true, Ordering::Relaxed);
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         watched.has_read(1 << 30);
         assert!(started.elapsed() < Duration::from_secs(500), "of 1024");
         assert_eq!(watched.read_bytes.into_inner(), (1 << 20) + (1 << 16) + (1 << 30));

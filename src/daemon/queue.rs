@@ -60,15 +60,15 @@ impl Queue {
     }
 
     /// The next save: the newest of a run that has news first, so that the page is current; then
-    /// what lies behind it by ascending step. Runs take turns.
-    pub(super) fn pop(&mut self) -> Option<(String, Queued)> {
+    /// what lies behind it by ascending step. Runs take turns; those that may not are passed over.
+    pub(super) fn pop(&mut self, may: impl Fn(&str) -> bool) -> Option<(String, Queued)> {
         let has_news = |w: &Waiting| {
             w.saves.last_key_value().is_some_and(|(age, _)| w.newest.is_none_or(|n| *age > n))
         };
         let (name, best) = self
             .runs
             .iter_mut()
-            .filter(|(_, w)| !w.saves.is_empty())
+            .filter(|(name, w)| !w.saves.is_empty() && may(name))
             .min_by_key(|(_, w)| (!has_news(w), w.served))?;
         self.n_served += 1;
         best.served = self.n_served;
@@ -118,7 +118,9 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue) -> Vec<(String, u64)> {
-        std::iter::from_fn(|| queue.pop()).map(|(run, q)| (run, q.save.step.unwrap())).collect()
+        std::iter::from_fn(|| queue.pop(|_| true))
+            .map(|(run, q)| (run, q.save.step.unwrap()))
+            .collect()
     }
 
     fn named(wanted: &[(&str, u64)]) -> Vec<(String, u64)> {
@@ -138,12 +140,24 @@ mod tests {
     }
 
     #[test]
+    fn runs_that_may_not_have_a_turn_wait() {
+        let mut queue = Queue::default();
+        for step in [100, 200] {
+            assert_eq!(queue.push("a", save(step)) + queue.push("b", save(step)), 0);
+        }
+        let b = |queue: &mut Queue| queue.pop(|run| run != "a").map(|(run, _)| run);
+        assert_eq!([b(&mut queue), b(&mut queue)], [Some("b".into()), Some("b".into())]);
+        assert_eq!(b(&mut queue), None);
+        assert_eq!(drain(&mut queue), named(&[("a", 200), ("a", 100)]));
+    }
+
+    #[test]
     fn news_overtakes_what_lies_behind() {
         let mut queue = Queue::default();
         for step in 1..=3 {
             queue.push("a", save(step));
         }
-        assert_eq!(queue.pop().unwrap().1.save.step, Some(3));
+        assert_eq!(queue.pop(|_| true).unwrap().1.save.step, Some(3));
         queue.push("a", save(4));
         // Training went back to step 2 and saves it anew: that is news as well.
         let mut again = save(2);
@@ -161,7 +175,7 @@ mod tests {
         (again.save.version, again.save.supersedes, again.age.sequence) = (2, true, 9);
         assert_eq!(queue.push("a", again), 1);
         assert_eq!(queue.len("a"), 1);
-        assert_eq!(queue.pop().unwrap().1.save.version, 2);
+        assert_eq!(queue.pop(|_| true).unwrap().1.save.version, 2);
     }
 
     #[test]
@@ -169,7 +183,7 @@ mod tests {
         let mut queue = Queue::default();
         let pushed_out: usize = (0..=MAX_WAITING as u64).map(|s| queue.push("a", save(s))).sum();
         assert_eq!((pushed_out, queue.len("a")), (1, MAX_WAITING));
-        queue.pop();
-        assert_eq!(queue.pop().unwrap().1.save.step, Some(1), "0 was given up");
+        queue.pop(|_| true);
+        assert_eq!(queue.pop(|_| true).unwrap().1.save.step, Some(1), "0 was given up");
     }
 }

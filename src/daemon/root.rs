@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::Event;
+use super::crew::PATIENCE;
 use super::error_text;
 use crate::config::Settings;
+use crate::disk::{self, Operations};
 use crate::remote::{self, is_remote};
 use crate::watch::{
-    FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, ScanOutcome, SettleRules, SettledSave,
-    Settler, WatchMode, Watcher, network_file_system, scan,
+    EndMark, FileEvent, FoundSave, GiveBack, PendingSave, ScanLimits, ScanOutcome, SettleRules,
+    SettledSave, Settler, Shard, WatchMode, Watcher, network_file_system, scan,
 };
 
 /// Hints that come together are answered by one scan.
@@ -39,9 +41,40 @@ pub(super) struct Scanned {
     pub(super) gone: Vec<String>,
     /// Paths of runs that were expected and are not there.
     pub(super) gone_paths: Vec<PathBuf>,
+    /// Where someone said that training has ended, and whether the scan saw everything.
+    pub(super) end_marks: (Vec<EndMark>, bool),
     pub(super) n_errors: u64,
     /// Whether the root itself could be listed.
     pub(super) root_seen: bool,
+}
+
+/// The waits that are set, for local and for network file systems.
+struct Waits {
+    quiet: Duration,
+    local: (Duration, Duration),
+    network: (Duration, Duration),
+}
+
+impl Waits {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            quiet: settings.quiet,
+            local: (settings.settle, settings.scan_interval),
+            network: (settings.settle_network, settings.scan_interval_network),
+        }
+    }
+
+    /// When saves below a root are at rest, and the time between two scans of it.
+    fn for_root(&self, path: &Path) -> (SettleRules, Duration) {
+        let objects = is_remote(path);
+        let network = objects || network_file_system(path).is_some();
+        let (settle, interval) = if network { self.network } else { self.local };
+        // Clients of network file systems show stamps late; what a store lists is so.
+        let late = network && !objects;
+        let quiet = if late { self.quiet.max(SettleRules::network().quiet) } else { self.quiet };
+        let rules = if objects { SettleRules::objects() } else { SettleRules::local() };
+        (SettleRules { quiet, settle, ..rules }, interval)
+    }
 }
 
 /// Errors of one scan that are logged; a scan that fails in the same way is not logged again.
@@ -106,7 +139,7 @@ impl Memory {
             if is_remote(&known.holder) {
                 return (unseen > self.patience).then(|| run.clone());
             }
-            let missing = known.seen != now && matches!(known.holder.try_exists(), Ok(false));
+            let missing = known.seen != now && matches!(exists(&known.holder), Ok(false));
             let files_gone = !known.own && unseen > FILES_GONE;
             (missing || files_gone).then(|| run.clone())
         };
@@ -132,7 +165,11 @@ fn holders(saves: &[FoundSave]) -> BTreeMap<String, (PathBuf, bool)> {
 
 /// Whether anything has that name, on disk or in an object store.
 fn exists(path: &Path) -> std::io::Result<bool> {
-    if is_remote(path) { Ok(remote::exists(path)?) } else { path.try_exists() }
+    if is_remote(path) {
+        return Ok(remote::exists(path)?);
+    }
+    let _under_way = disk::operation();
+    path.try_exists()
 }
 
 /// A watched root.
@@ -142,6 +179,8 @@ pub(super) struct Root {
     settler: Arc<Mutex<Settler>>,
     /// Paths of runs known from before the start that no scan has found yet.
     expected: Arc<Mutex<Vec<PathBuf>>>,
+    /// What its thread asks of the file system.
+    operations: Arc<Operations>,
     started: Instant,
 }
 
@@ -150,35 +189,32 @@ impl Root {
     pub(super) fn start(
         index: usize,
         path: PathBuf,
-        settings: &Settings,
+        (settings, shard): (&Settings, Shard),
         events: SyncSender<Event>,
         stop: Arc<AtomicBool>,
     ) -> std::io::Result<Self> {
-        let objects = is_remote(&path);
-        let network = objects || network_file_system(&path).is_some();
-        let (settle, interval) = if network {
-            (settings.settle_network, settings.scan_interval_network)
-        } else {
-            (settings.settle, settings.scan_interval)
-        };
-        // Clients of network file systems show stamps late; what a store lists is so.
-        let late = network && !objects;
-        let quiet =
-            if late { settings.quiet.max(SettleRules::network().quiet) } else { settings.quiet };
-        let rules = if objects { SettleRules::objects() } else { SettleRules::local() };
-        let rules = SettleRules { quiet, settle, ..rules };
-        let limits = ScanLimits { max_depth: settings.max_depth, ..ScanLimits::default() };
+        let limits = ScanLimits { max_depth: settings.max_depth, shard, ..ScanLimits::default() };
         let root = Self {
             path,
-            settler: Arc::new(Mutex::new(Settler::new(rules))),
+            settler: Arc::new(Mutex::new(Settler::new(SettleRules::local()))),
             expected: Arc::default(),
+            operations: Arc::default(),
             started: Instant::now(),
         };
-        let watched = root.clone();
-        std::thread::Builder::new()
-            .name(format!("root-{index}"))
-            .spawn(move || watched.watch(index, limits, interval, &events, &stop))?;
+        let (watched, waits) = (root.clone(), Waits::of(settings));
+        std::thread::Builder::new().name(format!("root-{index}")).spawn(move || {
+            let _here = disk::adopt(Some(Arc::clone(&watched.operations)));
+            // Asked here, as it may be long in answering.
+            let (rules, interval) = waits.for_root(&watched.path);
+            *watched.settler() = Settler::new(rules);
+            watched.watch(index, limits, interval, &events, &stop);
+        })?;
         Ok(root)
+    }
+
+    /// How long the file system has not answered, if that is too long.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        self.operations.stuck_for(PATIENCE)
     }
 
     /// Gives back a save that could not be read to the end.
@@ -298,6 +334,7 @@ impl Root {
             pending,
             gone,
             gone_paths,
+            end_marks: (outcome.end_marks, !outcome.truncated && outcome.errors.is_empty()),
             root_seen: !outcome.errors.iter().any(|e| e.path() == self.path),
             n_errors: outcome.errors.len() as u64,
         }
@@ -321,6 +358,7 @@ mod tests {
             path: dir.path().to_owned(),
             settler: Arc::new(Mutex::new(Settler::new(SettleRules::local()))),
             expected: Arc::default(),
+            operations: Arc::default(),
             started: Instant::now(),
         };
         root.expect(vec![run("a"), run("b"), run("c"), run("ema")]);

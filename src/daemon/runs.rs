@@ -1,6 +1,7 @@
 //! The table of runs: what is known of each, changed by scans and finished jobs. The time is an
 //! argument.
 
+mod ended;
 mod facts;
 mod kept;
 mod pins;
@@ -23,7 +24,7 @@ use crate::watch::{GiveBack, PendingSave, SettledSave};
 use kept::Seen;
 pub(super) use kept::{absolute, give_up_kept, modified_ns};
 use stored::Known;
-pub(super) use stored::{Draft, key};
+pub(super) use stored::{Draft, key, stored_in};
 
 /// Times a save is given back before it counts as a failure; with the waits between them about half
 /// a minute.
@@ -95,6 +96,8 @@ pub(super) struct Run {
     last_size: Option<u64>,
     /// Times that a save rewritten in place fell back to an earlier step.
     fallbacks: u32,
+    /// When someone said last that it had ended, Unix seconds.
+    end_mark: Option<f64>,
     state: RunState,
     waiting: Option<PendingSave>,
     /// Saves given back: which content, and how often.
@@ -147,6 +150,7 @@ impl Run {
             last_place: Place::default(),
             last_size: None,
             fallbacks: 0,
+            end_mark: None,
             state: RunState::Waiting,
             waiting: None,
             returned: HashMap::new(),
@@ -351,9 +355,8 @@ impl Run {
                 (reason::INCOMPLETE, Some(GiveBack::Incomplete))
             }
             JobError::Open(OpenError::Unreadable { .. })
-            | JobError::Read(ReadError::Unreadable { .. }) => {
-                (reason::UNREADABLE, Some(GiveBack::Unreadable))
-            }
+            | JobError::Read(ReadError::Unreadable { .. })
+            | JobError::Silent(_) => (reason::UNREADABLE, Some(GiveBack::Unreadable)),
             JobError::Read(ReadError::TooLarge { .. }) => (reason::LIMIT, None),
             JobError::Open(_) | JobError::Read(_) => (reason::MALFORMED, None),
             JobError::Panic(_) => (reason::INTERNAL, None),

@@ -7,13 +7,15 @@ mod scans;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
+use super::crew::{Crew, Lost, Task, Ticket, Work};
+use super::error_text;
 use super::http::{Served, Server};
-use super::job::Job;
+use super::job::Done;
 use super::names::Names;
 use super::past::Past;
 use super::pin::PinOrder;
@@ -29,6 +31,7 @@ use crate::config::Settings;
 use crate::diagnostics::Options;
 use crate::metrics::{self, DaemonFacts, Snapshot};
 use crate::model::Rule;
+use crate::watch::Shard;
 use records::Records;
 
 /// Time for the work at hand when asked to stop; the whole stop stays below 5 s.
@@ -44,23 +47,6 @@ const LOADING_PATIENCE: Duration = Duration::from_secs(5);
 /// What is kept of the runs' last saves may take this part of the memory limit.
 const KEPT_FRACTION: u64 = 2;
 
-/// What a worker is given.
-#[derive(Debug)]
-pub(super) enum Work {
-    /// Measure a save.
-    Analyze(Box<Job>),
-    /// Keep a save from being deleted. Where saves are read, so that no read meets the change of a
-    /// file's link count.
-    Pin(PinOrder),
-}
-
-/// A worker takes one piece of work at a time.
-#[derive(Debug)]
-pub(super) struct Worker {
-    pub(super) work: SyncSender<Work>,
-    pub(super) cancel: Arc<AtomicBool>,
-}
-
 /// Owner of the table of runs.
 pub(super) struct Scheduler {
     started: Instant,
@@ -68,13 +54,18 @@ pub(super) struct Scheduler {
     options: Arc<Options>,
     rules: Arc<Vec<Rule>>,
     facts: DaemonFacts,
+    /// Whose runs are looked for.
+    shard: Shard,
     roots: Vec<Root>,
     /// When each root was last listed, Unix seconds; at first the start of the daemon.
     root_scanned_at: Vec<f64>,
     /// Which roots have been scanned at least once.
     scanned: Vec<bool>,
-    workers: Vec<Worker>,
-    idle: Vec<usize>,
+    /// Whether each root could be listed by its last scan.
+    seen: Vec<Option<bool>>,
+    /// Which roots do not answer.
+    silent: Vec<bool>,
+    crew: Crew,
     queue: Queue,
     /// Scans that wait for those of the roots before them.
     held: Vec<Scanned>,
@@ -94,7 +85,7 @@ pub(super) struct Scheduler {
     /// Reads what is drawn of the time before the start, once.
     reader: Option<Reader>,
     /// Links to be made for saves that rotation must not take.
-    pins: VecDeque<PinOrder>,
+    pins: VecDeque<(usize, PinOrder)>,
     state: Option<StateDir>,
     state_checked: Option<Instant>,
     is_writable: bool,
@@ -114,7 +105,8 @@ impl std::fmt::Debug for Scheduler {
 /// The threads that a scheduler directs.
 pub(super) struct Parts {
     pub(super) roots: Vec<Root>,
-    pub(super) workers: Vec<Worker>,
+    pub(super) shard: Shard,
+    pub(super) crew: Crew,
     pub(super) server: Server,
     pub(super) served: Arc<Served>,
     pub(super) stop: Arc<AtomicBool>,
@@ -130,7 +122,7 @@ impl Scheduler {
         state: Option<StateDir>,
         (reload, on_save, sandbox): (Option<Reload>, Option<OnSave>, Option<String>),
     ) -> Self {
-        let Parts { roots, workers, server, served, stop, recorder, reader } = parts;
+        let Parts { roots, shard, crew, server, served, stop, recorder, reader } = parts;
         Self {
             started: Instant::now(),
             options: options(&settings),
@@ -140,14 +132,17 @@ impl Scheduler {
                 sandbox,
                 series_limit: Some(settings.series_limit),
                 config_last_reload_successful: Some(true),
+                shard,
                 ..DaemonFacts::default()
             },
             settings,
+            shard,
             root_scanned_at: vec![unix_now(); roots.len()],
             scanned: vec![false; roots.len()],
+            seen: vec![None; roots.len()],
+            silent: vec![false; roots.len()],
             roots,
-            idle: (0..workers.len()).collect(),
-            workers,
+            crew,
             queue: Queue::default(),
             held: Vec::new(),
             runs: BTreeMap::new(),
@@ -187,10 +182,12 @@ impl Scheduler {
                 self.take_held();
             }
             Event::Done(worker, done) => {
-                self.idle.push(worker);
-                self.done(*done);
+                // What was given up was given back: its result comes too late.
+                if self.crew.done(worker) {
+                    self.done(*done);
+                }
             }
-            Event::Pinned(worker) => self.idle.push(worker),
+            Event::Pinned(worker) => drop(self.crew.done(worker)),
             Event::Restored(restored) => {
                 self.restored(*restored);
                 self.take_held();
@@ -203,38 +200,66 @@ impl Scheduler {
         self.dispatch();
     }
 
-    /// Hands saves to idle workers.
+    /// Hands the next piece of work to the worker if it is idle.
     fn dispatch(&mut self) {
         let is_behind = self.records.as_mut().is_some_and(|records| {
             records.pass_on();
             records.is_behind()
         });
-        while let Some(worker) = self.idle.pop() {
+        while self.crew.is_idle() {
             // A save that is to be kept may be gone soon.
-            if let Some(order) = self.pins.pop_front() {
-                self.give(worker, Work::Pin(order));
+            if let Some((root, order)) = self.pins.pop_front() {
+                if !self.crew.waits_for(root) {
+                    self.crew.give(Task { root, save: None }, Work::Pin(order));
+                }
                 continue;
             }
-            let next = if is_behind { None } else { self.queue.pop() };
-            let Some((name, queued)) = next else {
-                self.idle.push(worker);
-                return;
-            };
-            let Some(run) = self.runs.get_mut(&name) else {
-                self.idle.push(worker);
-                continue;
-            };
+            let (runs, crew) = (&self.runs, &self.crew);
+            let answers = |run: &str| runs.get(run).is_none_or(|run| !crew.waits_for(run.root));
+            let next = if is_behind { None } else { self.queue.pop(answers) };
+            let Some((name, queued)) = next else { return };
+            let Some(run) = self.runs.get_mut(&name) else { continue };
+            let ticket = Ticket { run: name, run_id: run.id, queued: queued.clone() };
+            let task = Task { root: run.root, save: Some(ticket) };
             let how = (&self.rules, &self.options);
             let root = &self.roots[run.root].path;
-            let job = run.job(queued, root, &self.settings, how, &self.workers[worker].cancel);
-            self.give(worker, Work::Analyze(Box::new(job)));
+            let job = run.job(queued, root, &self.settings, how, self.crew.cancel());
+            self.crew.give(task, Work::Analyze(Box::new(job)));
         }
     }
 
-    fn give(&self, worker: usize, work: Work) {
-        if self.workers[worker].work.send(work).is_err() {
-            error!(worker, "worker has ended");
+    /// Looks after the worker and the roots: what hangs must show, and must hold up nothing else.
+    pub(super) fn look(&mut self) {
+        if let Some(Lost { ticket, why }) = self.crew.look() {
+            if let Some(ticket) = ticket {
+                self.done(Done::lost(ticket, why));
+            } else {
+                warn!(error = error_text(&why), "good saves cannot be pinned");
+            }
+            self.dispatch();
         }
+        for (index, root) in self.roots.iter().enumerate() {
+            let silent = root.silent_for();
+            let was_silent = std::mem::replace(&mut self.silent[index], silent.is_some());
+            match silent {
+                Some(silent) if !was_silent => {
+                    let seconds = silent.as_secs();
+                    warn!(root = ?root.path, seconds, "the file system does not answer, its runs stand still");
+                }
+                None if was_silent => info!(root = ?root.path, "the file system answers again"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Root → whether it can be looked at, where that is known.
+    fn root_up(&self) -> BTreeMap<String, bool> {
+        let up = |(index, root): (usize, &Root)| {
+            let silent = self.silent[index] || self.crew.waits_for(index);
+            let up = if silent { Some(false) } else { self.seen[index] };
+            Some((root.path.display().to_string(), up?))
+        };
+        self.roots.iter().enumerate().filter_map(up).collect()
     }
 
     fn reload(&mut self) {
@@ -294,6 +319,7 @@ impl Scheduler {
             return;
         }
         self.check_state();
+        self.facts.root_up = self.root_up();
         let (now, unix, patience) = (self.now(), unix_now(), self.patience());
         let queue = &self.queue;
         let runs = self.runs.values().map(|r| r.facts(queue.len(&r.name), patience, now, unix));
@@ -301,6 +327,7 @@ impl Scheduler {
             daemon: Some(self.facts.clone()),
             runs: runs.collect(),
             process: metrics::process_families(),
+            labels: self.settings.labels.clone(),
         };
         let ready = self.scanned.iter().all(|done| *done);
         let dropped = self.served.publish(&snapshot, &self.trails.bodies(), ready);
@@ -326,17 +353,14 @@ impl Scheduler {
     }
 
     /// Ends: the work at hand is cancelled at its next step and waited for, then HTTP stops.
-    pub(super) fn finish(self, events: &Receiver<Event>) {
+    pub(super) fn finish(mut self, events: &Receiver<Event>) {
         info!("stopping");
         self.stop.store(true, Ordering::Relaxed);
-        for worker in &self.workers {
-            worker.cancel.store(true, Ordering::Relaxed);
-        }
-        let mut busy = self.workers.len() - self.idle.len();
+        self.crew.stop();
         let deadline = Instant::now() + STOP_GRACE;
-        while busy > 0 {
+        while !self.crew.is_idle() {
             match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Done(..) | Event::Pinned(_)) => busy -= 1,
+                Ok(Event::Done(worker, _) | Event::Pinned(worker)) => drop(self.crew.done(worker)),
                 Ok(_) => {}
                 // A long decomposition cannot be interrupted; it ends with the process.
                 Err(_) => break,

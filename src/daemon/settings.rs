@@ -13,6 +13,7 @@ pub(super) fn fixed(settings: &Settings) -> Settings {
         memory_limit: defaults.memory_limit,
         warm_limit: defaults.warm_limit,
         io_limit: defaults.io_limit,
+        pressure_limit: defaults.pressure_limit,
         exact_limit: defaults.exact_limit,
         k: defaults.k,
         rotation_k: defaults.rotation_k,
@@ -25,6 +26,7 @@ pub(super) fn fixed(settings: &Settings) -> Settings {
         pin_dir: None,
         anomalies: defaults.anomalies,
         reference: None,
+        labels: defaults.labels,
         runs: Vec::new(),
         ..settings.clone()
     }

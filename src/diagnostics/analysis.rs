@@ -16,6 +16,7 @@ use super::tasks::{Task, last_uses, shares, wanted_ks};
 use super::work::{Analysis, AnalyzeError, Previous};
 use super::{Report, Skipped, adapter, alignment, classifier, heads, spectra};
 use crate::checkpoint::Manifest;
+use crate::disk;
 use crate::model::LayerGraph;
 
 /// Measurements of one checkpoint and what the next one needs of it.
@@ -140,15 +141,25 @@ impl Shared<'_> {
     /// time of the others.
     fn run(&self, shares: &[&[Task<'_>]]) -> Result<(Vec<Part>, Duration), AnalyzeError> {
         let Some((first, others)) = shares.split_first() else { return Ok(Default::default()) };
+        // What the others wait for is noted where this one's is.
+        let operations = disk::current();
         std::thread::scope(|scope| {
+            let operations = &operations;
             let timed = |share| {
                 let part = self.measure(share);
                 self.failed.fetch_or(part.is_err(), Ordering::Relaxed);
                 (part, clock_gettime(ClockId::ThreadCPUTime))
             };
             // Started threads inherit the scheduling class of this one.
-            let others: Vec<_> =
-                others.iter().map(|share| scope.spawn(move || timed(share))).collect();
+            let others: Vec<_> = others
+                .iter()
+                .map(|share| {
+                    scope.spawn(move || {
+                        let _here = disk::adopt(operations.clone());
+                        timed(share)
+                    })
+                })
+                .collect();
             let mut parts = vec![timed(*first).0];
             let mut elsewhere = Duration::ZERO;
             for other in others {

@@ -103,6 +103,7 @@ fn summary(run: &RunFacts, label: &str, series: &mut Series) {
     let optimizer = run.optimizer.as_deref().unwrap_or_default();
     series.put(Id::RunInfo, &[label, &run.path, architecture, optimizer], 1.0);
     for (id, value) in [
+        (Id::RunEnded, run.ended_timestamp_seconds),
         (Id::LatestStep, run.latest_step.map(|step| step as f64)),
         (Id::AnalyzedStep, run.analyzed_step.map(|step| step as f64)),
         (Id::LatestTimestamp, run.latest_timestamp_seconds),

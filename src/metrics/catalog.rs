@@ -89,12 +89,18 @@ catalog! {
             "Always 1; the labels tell what is running.";
         Gauge WatchMode "watch_mode" ["root", "mode"]
             "1 for the way a root is watched, 0 for the other; polling notices saves later.";
+        Gauge RootUp "root_up" ["root"]
+            "1 when a root could be listed, 0 when it is missing, refused or does not answer: its runs stand still.";
         Gauge LastScanTimestamp "last_scan_timestamp_seconds" []
             "When the last complete scan of the roots ended; a standstill means new saves are not found.";
         Counter ScanErrors "scan_errors_total" []
             "Failed scans of a root; rising means a root is missing, unreadable or hung.";
         Gauge ConfigReload "config_last_reload_successful" []
             "1 when the configuration was read without errors; 0 means the older one is still in force.";
+        Gauge ShardOrdinal "shard_ordinal" []
+            "Which of the daemons over the same roots this is, from 0; each measures its own part of the runs.";
+        Gauge TotalShards "total_shards" []
+            "Daemons over the same roots, as this one was told; all must agree, or runs are measured twice or not at all.";
         Gauge StateStoreOk "state_store_ok" []
             "1 when the state directory can be written, 0 when a disk is full or read-only; absent without one.";
         Histogram AnalysisDuration "analysis_duration_seconds" []
@@ -103,6 +109,8 @@ catalog! {
             "CPU time of the analysis; its rate is the number of cores taken from the machine.";
         Counter ReadBytes "read_bytes_total" []
             "Bytes read from checkpoints; its rate is the load on the file system.";
+        Counter HeldBack "held_back_seconds_total" []
+            "Time that reading paused because other tasks of the machine waited for disk or memory.";
         Gauge SeriesLimit "series_limit" []
             "Series that one run may have before layer families are left out.";
         Counter SeriesDropped "series_dropped_total" ["run"]
@@ -113,6 +121,8 @@ catalog! {
             "Always 1; the labels tell what the run is.";
         Gauge RunActive "run_active" ["run"]
             "1 while more saves are expected, 0 when the run has ended.";
+        Gauge RunEnded "run_ended_timestamp_seconds" ["run"]
+            "When someone said that the run had ended, by the file .weightvane-ended; absent where nobody did, and after a later save.";
         Gauge LatestStep "checkpoint_latest_step" ["run"]
             "Step of the newest settled save; falls when training resumes from an older one.";
         Gauge AnalyzedStep "checkpoint_analyzed_step" ["run"]

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::aggregate;
 use super::catalog::Id;
-use super::series::{MAX_LABEL_BYTES, Series, clean_label, cut, flag};
+use super::labels::{MAX_LABEL_BYTES, clean_label, cut};
+use super::series::{Series, flag};
 use super::snapshot::{Snapshot, WatchMode};
 
 /// Series per run where nothing else is configured: three times what a model of 48 layers with
@@ -55,13 +56,19 @@ fn daemon_series(
             all.put(Id::WatchMode, &[root, each.as_str()], flag(each == *mode));
         }
     }
+    for (root, up) in &daemon.root_up {
+        all.put(Id::RootUp, &[root], flag(*up));
+    }
     all.put_known(Id::LastScanTimestamp, &[], daemon.last_scan_timestamp_seconds);
     all.put(Id::ScanErrors, &[], daemon.scan_errors_total as f64);
     all.put_known(Id::ConfigReload, &[], daemon.config_last_reload_successful.map(flag));
+    all.put(Id::ShardOrdinal, &[], f64::from(daemon.shard.ordinal()));
+    all.put(Id::TotalShards, &[], f64::from(daemon.shard.total()));
     all.put_known(Id::StateStoreOk, &[], daemon.state_store_ok.map(flag));
     all.histogram = Some(daemon.analysis_duration);
     all.put(Id::AnalysisCpu, &[], daemon.analysis_cpu_seconds_total);
     all.put(Id::ReadBytes, &[], daemon.read_bytes_total as f64);
+    all.put(Id::HeldBack, &[], daemon.held_back_seconds_total);
     all.put(Id::SeriesLimit, &[], limit as f64);
     for (name, label) in labels {
         let total = daemon.series_dropped_total.get(*name).copied().unwrap_or(0);

@@ -75,7 +75,16 @@ fn model(snapshot: &Snapshot) -> (Vec<MetricFamily>, BTreeMap<String, u64>) {
     let (series, dropped) = collect(snapshot, TOTAL_SERIES_LIMIT);
     let ours = CATALOG.iter().map(|family| metric_family(family, &series));
     let all = ours.chain(snapshot.process.iter().cloned());
-    (all.filter(|family| !family.get_metric().is_empty()).collect(), dropped)
+    let mut all: Vec<_> = all.filter(|family| !family.get_metric().is_empty()).collect();
+    if !snapshot.labels.is_empty() {
+        let more: Vec<_> = snapshot.labels.iter().map(|(name, value)| pair(name, value)).collect();
+        for metric in all.iter_mut().flat_map(MetricFamily::mut_metric) {
+            let mut pairs = metric.take_label();
+            pairs.extend_from_slice(&more);
+            metric.set_label(pairs);
+        }
+    }
+    (all, dropped)
 }
 
 fn text(families: &[MetricFamily]) -> String {
@@ -137,13 +146,14 @@ fn histogram(durations: &DurationHistogram) -> Metric {
 
 fn label_pairs(family: &Family, values: &[String]) -> Vec<LabelPair> {
     let present = family.labels.iter().zip(values).filter(|(_, value)| !value.is_empty());
-    let pair = |(name, value): (&&str, &String)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value(value.clone());
-        pair
-    };
-    present.map(pair).collect()
+    present.map(|(name, value)| pair(name, value)).collect()
+}
+
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
 }
 
 fn gzip(bytes: &[u8]) -> Bytes {

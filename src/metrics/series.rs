@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::catalog::{CATALOG, Family, Id, Tier};
+use super::labels::clean_label;
 use super::snapshot::DurationHistogram;
-
-/// Longest label value in bytes.
-pub const MAX_LABEL_BYTES: usize = 256;
 
 /// Samples of all families: label values, in the order of the family's label names, to the value.
 /// An empty label value is an absent label, as Prometheus has it.
@@ -82,25 +80,8 @@ pub(super) fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
-/// A label value with control characters replaced by U+FFFD, of at most [`MAX_LABEL_BYTES`].
-pub(super) fn clean_label(value: &str) -> String {
-    // U+2028 and U+2029 end lines for some readers, and the bidirectional controls reorder what
-    // follows them on a screen; both come only from hostile names.
-    let hostile =
-        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let replaced = value.replace(hostile, "\u{fffd}");
-    cut(&replaced, MAX_LABEL_BYTES).to_owned()
-}
-
-pub(super) fn cut(value: &str, max_bytes: usize) -> &str {
-    let end = (0..=max_bytes.min(value.len())).rfind(|idx| value.is_char_boundary(*idx));
-    &value[..end.unwrap_or(0)]
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -128,15 +109,5 @@ mod tests {
         series.put(Id::TrainLoss, &["c"], 2.0);
         let samples = series.of(Id::TrainLoss.family());
         assert_eq!(samples.iter().collect::<Vec<_>>(), [(&vec!["c".to_owned()], &1.0)]);
-    }
-
-    proptest! {
-        #[test]
-        fn labels_are_short_and_without_controls(value in any::<String>()) {
-            let clean = clean_label(&value);
-            prop_assert!(clean.len() <= MAX_LABEL_BYTES);
-            prop_assert!(!clean.chars().any(char::is_control));
-            prop_assert_eq!(clean_label(&clean), clean);
-        }
     }
 }

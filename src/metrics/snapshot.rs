@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use prometheus::proto::MetricFamily;
 
+use super::labels::Labels;
 use crate::diagnostics::Report;
 use crate::history::Chronicle;
+use crate::watch::Shard;
 
 /// Why a save was not analysed; the values of the label `reason`, each exported from the start at
 /// 0 because a counter that is born at 1 hides its first event from `increase()`.
@@ -46,6 +48,8 @@ pub struct Snapshot {
     /// `process_*`, from [`process_families`](super::process_families); left empty in a textfile,
     /// where they would collide with those of `node_exporter`.
     pub process: Vec<MetricFamily>,
+    /// What every series bears besides its own labels.
+    pub labels: Labels,
 }
 
 /// How a root is watched.
@@ -86,6 +90,8 @@ pub struct DaemonFacts {
     pub scan_errors_total: u64,
     /// Whether the last reading of the configuration succeeded; `None` without a configuration.
     pub config_last_reload_successful: Option<bool>,
+    /// Whose runs it measures.
+    pub shard: Shard,
     /// Whether the state store can be written; `None` without a store.
     pub state_store_ok: Option<bool>,
     /// Wall time per analysed save.
@@ -94,6 +100,10 @@ pub struct DaemonFacts {
     pub analysis_cpu_seconds_total: f64,
     /// Bytes read from checkpoints.
     pub read_bytes_total: u64,
+    /// Seconds of pauses because others waited for disk or memory.
+    pub held_back_seconds_total: f64,
+    /// Root → whether it can be looked at.
+    pub root_up: BTreeMap<String, bool>,
     /// Greatest number of series per run; `None` for
     /// [`DEFAULT_SERIES_LIMIT`](super::DEFAULT_SERIES_LIMIT).
     pub series_limit: Option<usize>,
@@ -140,6 +150,8 @@ pub struct RunFacts {
     pub optimizer: Option<String>,
     /// Whether more saves are expected.
     pub active: bool,
+    /// When someone said that it had ended, Unix seconds.
+    pub ended_timestamp_seconds: Option<f64>,
     /// Where the run stands.
     pub state: RunState,
     /// Step of the newest settled save.

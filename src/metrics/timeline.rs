@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::aggregate;
 use super::catalog::{CATALOG, Family, Id, Kind, Tier};
 use super::collect::run_labels;
+use super::labels::Labels;
 use super::openmetrics::{escape, head};
 use super::snapshot::RunFacts;
 
@@ -137,12 +138,20 @@ impl Timeline {
     }
 
     /// Writes all samples as OpenMetrics 1.0 text, with the labels that Prometheus gives the series
-    /// of a scrape. The same timeline gives the same bytes.
+    /// of a scrape, and those that a daemon with `labels` gives them. The same timeline gives the same
+    /// bytes.
     ///
     /// # Errors
     /// As `out` has them.
-    pub fn write(&self, out: &mut dyn Write, job: &str, instance: &str) -> io::Result<()> {
+    pub fn write(
+        &self,
+        out: &mut dyn Write,
+        (job, instance): (&str, &str),
+        labels: &Labels,
+    ) -> io::Result<()> {
         let target: Vec<(&str, &str)> = vec![("instance", instance), ("job", job)];
+        let ours = labels.beside(&target);
+        let ours = || ours.iter().map(|(name, value)| (name.as_str(), *value));
         for (family, lines) in CATALOG.iter().zip(&self.series).filter(|(_, l)| !l.is_empty()) {
             let (kind, suffix) = match family.kind {
                 Kind::Counter => ("counter", "_total"),
@@ -155,7 +164,8 @@ impl Timeline {
             out.write_all(text.as_bytes())?;
             for (values, line) in lines {
                 let own = family.labels.iter().copied().zip(values.iter().map(String::as_str));
-                let pairs = own.chain(target.iter().copied()).filter(|(_, v)| !v.is_empty());
+                let pairs =
+                    own.chain(ours()).chain(target.iter().copied()).filter(|(_, v)| !v.is_empty());
                 let pairs: Vec<String> =
                     pairs.map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
                 let series = format!("{name}{suffix}{{{}}}", pairs.join(","));

@@ -1,10 +1,11 @@
 //! What a scan walks through: directories on disk, or the keys of an object store.
 
 use std::ffi::OsString;
-use std::fs::{self, FileType};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::disk::{self, EntryKind};
 use crate::remote::{self, Tree};
 
 /// Where a root lies.
@@ -16,13 +17,13 @@ pub(super) enum Ground {
 
 /// One name in a directory.
 pub(super) enum Found {
-    Disk(fs::DirEntry),
+    Disk(disk::Entry),
     Object(remote::Entry),
 }
 
 /// What has that name.
 pub(super) enum FoundType {
-    Disk(FileType),
+    Disk(EntryKind),
     Prefix,
     Object,
 }
@@ -33,6 +34,7 @@ impl Ground {
         if remote::is_remote(root) {
             return Ok((root.to_owned(), Self::Objects(Tree::below(root)?)));
         }
+        let _under_way = disk::operation();
         Ok((fs::canonicalize(root)?, Self::Disk))
     }
 
@@ -41,7 +43,7 @@ impl Ground {
         directory: &Path,
     ) -> io::Result<Box<dyn Iterator<Item = io::Result<Found>>>> {
         Ok(match self {
-            Self::Disk => Box::new(fs::read_dir(directory)?.map(|entry| entry.map(Found::Disk))),
+            Self::Disk => Box::new(disk::list(directory)?.map(|entry| entry.map(Found::Disk))),
             Self::Objects(tree) => {
                 Box::new(tree.list(directory)?.into_iter().map(|entry| Ok(Found::Object(entry))))
             }
@@ -52,14 +54,14 @@ impl Ground {
 impl Found {
     pub(super) fn file_name(&self) -> OsString {
         match self {
-            Self::Disk(entry) => entry.file_name(),
+            Self::Disk(entry) => entry.name().to_owned(),
             Self::Object(entry) => entry.name.clone().into(),
         }
     }
 
     pub(super) fn file_type(&self) -> io::Result<FoundType> {
         Ok(match self {
-            Self::Disk(entry) => FoundType::Disk(entry.file_type()?),
+            Self::Disk(entry) => FoundType::Disk(entry.kind()?),
             Self::Object(entry) if entry.stat.is_none() => FoundType::Prefix,
             Self::Object(_) => FoundType::Object,
         })
@@ -69,7 +71,7 @@ impl Found {
 impl FoundType {
     pub(super) fn is_dir(&self) -> bool {
         match self {
-            Self::Disk(kind) => kind.is_dir(),
+            Self::Disk(kind) => *kind == EntryKind::Directory,
             Self::Prefix => true,
             Self::Object => false,
         }
@@ -77,13 +79,13 @@ impl FoundType {
 
     pub(super) fn is_file(&self) -> bool {
         match self {
-            Self::Disk(kind) => kind.is_file(),
+            Self::Disk(kind) => *kind == EntryKind::File,
             Self::Prefix => false,
             Self::Object => true,
         }
     }
 
     pub(super) fn is_symlink(&self) -> bool {
-        matches!(self, Self::Disk(kind) if kind.is_symlink())
+        matches!(self, Self::Disk(EntryKind::Link))
     }
 }

@@ -20,8 +20,8 @@ pub(super) use formats::{
     orbax_kind, rank_of, shard, stem, with_endings,
 };
 pub(super) use markers::{
-    has_late_marker, is_commit, is_hidden_mark, is_ignored, is_of_ranks, is_orbax_mark, is_part,
-    is_pointer, is_trainer_directory, pointed_step, unfinished,
+    END_MARK, has_late_marker, is_commit, is_hidden_mark, is_ignored, is_of_ranks, is_orbax_mark,
+    is_part, is_pointer, is_trainer_directory, pointed_step, unfinished,
 };
 pub(super) use steps::{directory_step, file_step, plain_number};
 

@@ -39,7 +39,7 @@ pub(super) struct FileStat {
     dev: u64,
     ino: u64,
     size: u64,
-    mtime_ns: i64,
+    pub(super) mtime_ns: i64,
     ctime_ns: i64,
     nlink: u64,
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use super::ground::Ground;
 use super::names;
 use super::save::{FileStamp, FileStat, FoundSave, Pointer};
+use super::shard::{Shard, holder};
+use crate::disk;
 use list::{Listing, Member};
 
 mod list;
@@ -23,13 +25,16 @@ pub struct ScanLimits {
     pub max_depth: usize,
     /// Directory entries looked at in one scan.
     pub max_entries: usize,
+    /// Whose runs are looked for. Of others no file is opened or stated, and no numbered directory is
+    /// listed.
+    pub shard: Shard,
 }
 
 impl Default for ScanLimits {
     /// Six levels (`user/project/runs/name/seed/checkpoint-N`) and 200 000 entries, about a second of
     /// `readdir` on a local disk.
     fn default() -> Self {
-        Self { max_depth: 6, max_entries: 200_000 }
+        Self { max_depth: 6, max_entries: 200_000, shard: Shard::default() }
     }
 }
 
@@ -40,10 +45,21 @@ pub struct ScanOutcome {
     pub saves: Vec<FoundSave>,
     /// What the text files say that name the last complete save of their directory.
     pub pointers: Vec<Pointer>,
+    /// Where someone said that training has ended.
+    pub end_marks: Vec<EndMark>,
     /// What could not be looked at; saves below these paths may be missing from `saves`.
     pub errors: Vec<ScanError>,
     /// Whether the scan stopped at [`ScanLimits::max_entries`].
     pub truncated: bool,
+}
+
+/// A file `.weightvane-ended`: what was saved in its directory and below it before is all there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndMark {
+    /// The directory that holds it.
+    pub directory: PathBuf,
+    /// When it was written last, ns since 1970.
+    pub mtime_ns: i64,
 }
 
 /// Something that a scan could not look at. A file that vanished meanwhile is not an error.
@@ -90,7 +106,7 @@ impl ScanError {
 /// Finds all saves below `root`.
 ///
 /// Directory links are not followed (the root may be one), links to files only within the root.
-/// Hidden and unfinished names, FIFOs, sockets and devices are passed over; nothing is opened but
+/// Hidden (but for the marks of an end) and unfinished names, FIFOs, sockets and devices are passed over; nothing is opened but
 /// directories, and the few bytes of a file called `latest` or `latest_checkpointed_iteration.txt`.
 ///
 /// - A directory named by a step that holds weights, itself or in the parts that its framework makes
@@ -116,21 +132,31 @@ pub fn scan(root: &Path, limits: &ScanLimits) -> ScanOutcome {
         real_root,
         ground,
         entries_left: limits.max_entries,
+        shard: limits.shard,
         outcome: ScanOutcome::default(),
         plain: Vec::new(),
     };
     let mut stack = vec![(root.to_owned(), 0)];
     while let Some((directory, depth)) = stack.pop() {
         let listing = walk.list(&directory, names::kind_of);
+        walk.note_end(&directory, &listing);
         if walk.saves_of(&directory, &listing) == Descend::Yes && depth < limits.max_depth {
-            walk.read_pointers(&directory, &listing);
+            let is_foreign = !limits.shard.has(root, &directory);
+            if !is_foreign {
+                walk.read_pointers(&directory, &listing);
+            }
             let below = listing.directories.iter().rev();
             let below = below.filter(|entry| !names::is_part(&entry.text, &listing.text));
+            let is_save = |text: &str| names::directory_step(text).is_some();
+            let below = below.filter(|entry| !(is_foreign && is_save(&entry.text)));
             stack.extend(below.map(|entry| (directory.join(&entry.name), depth + 1)));
         }
     }
     let mut outcome = walk.outcome;
-    outcome.saves.extend(without_links(walk.plain));
+    // Links to one file may lie in runs of several shards: what is counted depends on none of them.
+    let mut plain = without_links(walk.plain);
+    plain.retain(|save| limits.shard.has(root, holder(&save.run_path, &save.path)));
+    outcome.saves.extend(plain);
     outcome.saves.sort_by(|left, right| {
         (&left.run, left.step, &left.path).cmp(&(&right.run, right.step, &right.path))
     });
@@ -148,6 +174,7 @@ struct Walk<'a> {
     real_root: PathBuf,
     ground: Ground,
     entries_left: usize,
+    shard: Shard,
     outcome: ScanOutcome,
     /// Saves of one plain file, still with all links to it.
     plain: Vec<FoundSave>,
@@ -184,13 +211,19 @@ impl Walk<'_> {
             self.unnumbered(directory, &members);
             return Descend::Yes;
         };
+        // Being deleted, and a look inside could be what keeps that from succeeding.
+        if listing.has_left_open {
+            return Descend::No;
+        }
         if has_weights || listing.may_get_weights() {
             let parent = if is_root { self.real_root.parent() } else { directory.parent() };
             let parent = parent.unwrap_or(directory);
             let run_path = if own.is_empty() { parent.to_owned() } else { parent.join(own) };
             let place = Place { run_path, path: directory.to_owned(), step: Some(step) };
             let members: Vec<_> = members.iter().collect();
-            if let Some(save) = self.save(place, directory, &members) {
+            if self.is_ours(&place)
+                && let Some(save) = self.save(place, directory, &members)
+            {
                 self.outcome.saves.push(save);
             }
         }
@@ -217,8 +250,10 @@ impl Walk<'_> {
             };
             let files: Vec<_> = together.iter().chain(&beside).copied().collect();
             let place = Place { run_path: directory.to_owned(), path, step: None };
-            let save = self.save(place, directory, &files);
-            if is_file { self.plain.extend(save) } else { self.outcome.saves.extend(save) }
+            if is_file || self.is_ours(&place) {
+                let save = self.save(place, directory, &files);
+                if is_file { self.plain.extend(save) } else { self.outcome.saves.extend(save) }
+            }
         }
         for member in apart {
             let (step, mut own) = names::file_step(names::stem(&member.name));
@@ -232,6 +267,25 @@ impl Walk<'_> {
             let files: Vec<_> = std::iter::once(member).chain(described).collect();
             let save = self.save(place, directory, &files);
             self.plain.extend(save);
+        }
+    }
+
+    fn is_ours(&self, place: &Place) -> bool {
+        self.shard.has(self.root, holder(&place.run_path, &place.path))
+    }
+
+    /// Notes that someone said that training has ended here.
+    fn note_end(&mut self, directory: &Path, listing: &Listing) {
+        if !listing.has_end_mark {
+            return;
+        }
+        match self.stat(&directory.join(names::END_MARK)) {
+            Ok(Some(stat)) => {
+                let (directory, mtime_ns) = (directory.to_owned(), stat.mtime_ns);
+                self.outcome.end_marks.push(EndMark { directory, mtime_ns });
+            }
+            Ok(None) => {}
+            Err(error) => self.outcome.errors.push(error),
         }
     }
 
@@ -282,6 +336,7 @@ impl Walk<'_> {
                 Err(error) => failed(error.into()),
             };
         }
+        let _under_way = disk::operation();
         let stat = match fs::symlink_metadata(path) {
             Ok(stat) => stat,
             Err(source) => return failed(source),

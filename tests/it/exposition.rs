@@ -2,6 +2,7 @@
 
 mod events;
 mod http;
+mod labels;
 mod openmetrics;
 mod sample;
 
@@ -249,6 +250,10 @@ weightvane_watch_mode{root="/runs",mode="events"} 0
 weightvane_watch_mode{root="/runs",mode="polling"} 1
 # TYPE weightvane_scan_errors_total counter
 weightvane_scan_errors_total 0
+# TYPE weightvane_shard_ordinal gauge
+weightvane_shard_ordinal 0
+# TYPE weightvane_total_shards gauge
+weightvane_total_shards 1
 # TYPE weightvane_analysis_duration_seconds histogram
 weightvane_analysis_duration_seconds_bucket{le="0.1"} 0
 weightvane_analysis_duration_seconds_bucket{le="0.3"} 0
@@ -267,6 +272,8 @@ weightvane_analysis_duration_seconds_count 1
 weightvane_analysis_cpu_seconds_total 0
 # TYPE weightvane_read_bytes_total counter
 weightvane_read_bytes_total 0
+# TYPE weightvane_held_back_seconds_total counter
+weightvane_held_back_seconds_total 0
 # TYPE weightvane_series_limit gauge
 weightvane_series_limit 5000
 # TYPE weightvane_series_dropped_total counter

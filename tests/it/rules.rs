@@ -148,7 +148,7 @@ fn every_alert_says_what_it_is_and_where_to_read_on() {
         // Alerts that are grouped have one summary.
         assert!(!summary.contains("{{") && summary.ends_with('.'), "{name}: {summary}");
         let description = &alert.annotations["description"];
-        let labels = ["run", "instance"].map(|label| format!("$labels.{label}"));
+        let labels = ["run", "instance", "job"].map(|label| format!("$labels.{label}"));
         let says = labels.iter().any(|label| description.contains(label));
         assert!(says || name == "WeightvaneAbsent", "{name}: of what? {description}");
         // Label values come with quotes and backslashes.

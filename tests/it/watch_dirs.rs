@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod layouts;
+mod shards;
 
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::Write as _;

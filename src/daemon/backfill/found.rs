@@ -8,7 +8,7 @@ use super::order::{Past, past};
 use super::{BackfillError, BackfillRequest, FailedSave, FailureKind};
 use crate::daemon::error_text;
 use crate::daemon::names::Names;
-use crate::daemon::runs::absolute;
+use crate::daemon::runs::{absolute, stored_in};
 use crate::history::{Archive, ArchivedRun, StoreError};
 use crate::watch::{
     PendingState, ScanLimits, ScanOutcome, SettleRules, SettledSave, Settler, scan,
@@ -38,8 +38,9 @@ pub(super) fn find(
     request: &BackfillRequest,
     archive: Option<&Archive>,
 ) -> Result<Found, BackfillError> {
-    let BackfillRequest { root, settings, until_ms, .. } = request;
-    let limits = ScanLimits { max_depth: settings.max_depth, ..ScanLimits::default() };
+    let BackfillRequest { root, settings, until_ms, shard, .. } = request;
+    let limits =
+        ScanLimits { max_depth: settings.max_depth, shard: *shard, ..ScanLimits::default() };
     let mut outcome = scan(root, &limits);
     if let Some(at) = outcome.errors.iter().position(|error| error.path() == root) {
         return Err(outcome.errors.swap_remove(at).into());
@@ -61,8 +62,11 @@ pub(super) fn find(
     // Runs of which nothing is left on disk.
     let top = absolute(root);
     for (path, run) in archived {
-        if Path::new(&path).starts_with(&top) && taken.insert(run.name.clone()) {
-            let past = past(Vec::new(), stored_saves(archive, Some(&run))?, *until_ms);
+        let stored = stored_saves(archive, Some(&run))?;
+        let place = Path::new(&path);
+        let is_ours = shard.has(Path::new(&top), stored_in(&path, &stored, place));
+        if is_ours && place.starts_with(&top) && taken.insert(run.name.clone()) {
+            let past = past(Vec::new(), stored, *until_ms);
             runs.push(PastRun { name: run.name, below: String::new(), path: path.into(), past });
         }
     }

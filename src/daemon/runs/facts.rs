@@ -10,9 +10,10 @@ use crate::metrics::{RunFacts, RunState};
 use crate::watch::{PendingState, SettledSave};
 
 impl Run {
-    /// Whether more saves are expected: not ended by its own count, and not idle for long.
+    /// Whether more saves are expected: not ended by its own count or as someone said, and not idle for
+    /// long.
     pub(super) fn active(&self, patience: Patience, now: Duration, unix_now: f64) -> bool {
-        let ended = match (self.trainer.global_step, self.trainer.max_steps) {
+        let counted = match (self.trainer.global_step, self.trainer.max_steps) {
             (Some(step), Some(max)) => max > 0 && step >= max,
             _ => false,
         };
@@ -22,7 +23,7 @@ impl Run {
         let age = time.map_or(0.0, |time| unix_now - time);
         let idle = now.saturating_sub(self.last_news) > patience.idle_after
             || age > patience.idle_after.as_secs_f64();
-        !ended && !idle
+        !counted && !idle && self.ended_at().is_none()
     }
 
     /// What is exported.
@@ -44,6 +45,7 @@ impl Run {
             architecture: self.report.as_ref().map(|r| r.architecture.clone()),
             optimizer: self.trainer.optimizer.clone(),
             active: self.active(patience, now, unix_now),
+            ended_timestamp_seconds: self.ended_at(),
             state: self.shown_state(),
             latest_step: latest.and_then(|l| l.step).or(self.analyzed_step),
             analyzed_step: self.analyzed_step,

@@ -96,6 +96,7 @@ impl Run {
             ask_disk: before.ask_disk,
             warm_limit: settings.warm_limit,
             io_limit: settings.io_limit,
+            pressure_limit: settings.pressure_limit,
             rules: Arc::clone(rules),
             root: root.to_owned(),
             bases: settings.bases.clone(),

@@ -1,6 +1,7 @@
 //! What of a run outlives a restart: from the store, and to it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::history::{
     StoredSave,
 };
 use crate::metrics::{RunState, reason};
-use crate::watch::SettledSave;
+use crate::watch::{SettledSave, holder};
 
 /// A save that was recorded before the start.
 #[derive(Debug)]
@@ -188,6 +189,17 @@ pub(in crate::daemon) fn key(save: &SettledSave) -> Option<SaveKey> {
     let size_bytes = save.files.iter().map(|f| f.size).sum();
     let path = absolute(&save.path);
     Some(SaveKey { path, modified_ns: modified_ns(save)?, size_bytes })
+}
+
+/// The directory that holds the saves of a run recorded under `recorded` and now at `path`.
+pub(in crate::daemon) fn stored_in<'a>(
+    recorded: &str,
+    saves: &[StoredSave],
+    path: &'a Path,
+) -> &'a Path {
+    let run = Path::new(recorded);
+    let is_own = saves.first().is_none_or(|save| holder(run, Path::new(&save.key.path)) == run);
+    if is_own { path } else { path.parent().unwrap_or(path) }
 }
 
 fn age(save: &StoredSave) -> Age {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::metrics::RunFacts;
-use crate::watch::{FileKind, FileStamp};
+use crate::watch::{EndMark, FileKind, FileStamp};
 
 const PATIENCE: Patience =
     Patience { idle_after: Duration::from_hours(1), forget_after: Duration::from_hours(1) };
@@ -45,6 +45,7 @@ fn done(save: SettledSave, result: Result<Analyzed, JobError>) -> Done {
         read_bytes: 0,
         wall: Duration::from_secs(1),
         cpu: Duration::from_secs(1),
+        held_back: Duration::ZERO,
     }
 }
 
@@ -187,6 +188,37 @@ fn a_run_ends_by_its_own_count_or_by_silence() {
     assert!(!active(&run, 10, 1000.0));
     assert!(!run.forgettable(PATIENCE, Duration::from_secs(10)));
     assert!(run.forgettable(PATIENCE, Duration::from_secs(7300)));
+}
+
+#[test]
+fn a_run_ends_by_a_mark_in_its_directory_or_above_until_it_saves_again() {
+    let mut run = Run::new(1, "r".into(), "a/b".into(), "/a/b".into(), 0, Duration::ZERO);
+    let mark = |directory: &str, seconds: i64| EndMark {
+        directory: directory.into(),
+        mtime_ns: seconds * 1_000_000_000,
+    };
+    let ended = |run: &Run| {
+        let facts = facts(run);
+        assert_eq!(facts.active, facts.ended_timestamp_seconds.is_none());
+        facts.ended_timestamp_seconds
+    };
+    run.settled(save(100, 900), Duration::ZERO);
+    run.marked(&[mark("/a/b2", 950), mark("/a/b/c", 950)], true);
+    assert_eq!(ended(&run), None, "beside it and below it");
+    run.marked(&[mark("/a/b", 899)], true);
+    assert_eq!(ended(&run), None, "older than the save");
+    run.marked(&[mark("/a/b", 900)], true);
+    assert_eq!(ended(&run), Some(900.0), "right after the save");
+    run.marked(&[mark("/a", 910), mark("/a/b", 905)], true);
+    assert_eq!(ended(&run), Some(910.0), "above it");
+    run.marked(&[], false);
+    assert_eq!(ended(&run), Some(910.0), "not all was seen");
+    run.settled(save(200, 950), Duration::ZERO);
+    assert_eq!(ended(&run), None, "saved again");
+    run.marked(&[mark("/a", 960)], true);
+    assert_eq!(ended(&run), Some(960.0));
+    run.marked(&[], true);
+    assert_eq!(ended(&run), None, "the mark is gone");
 }
 
 #[test]

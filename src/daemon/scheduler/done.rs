@@ -21,6 +21,7 @@ impl Scheduler {
         }
         self.facts.analysis_cpu_seconds_total += done.cpu.as_secs_f64();
         self.facts.read_bytes_total += done.read_bytes;
+        self.facts.held_back_seconds_total += done.held_back.as_secs_f64();
         if done.result.is_ok() {
             self.facts.analysis_duration.observe(done.wall.as_secs_f64());
         }
@@ -46,7 +47,8 @@ impl Scheduler {
         let news = run.judge(self.queue.oldest(&name), &rules);
         tell(&name, &news);
         let has_more = self.queue.len(&name) > 0;
-        self.pins.extend(run.pins(&news, has_more, &self.settings));
+        let (root, pins) = (run.root, run.pins(&news, has_more, &self.settings));
+        self.pins.extend(pins.into_iter().map(|pin| (root, pin)));
         let anomalies = [news.ended, news.began].concat();
         let counters = daemon_counters(&self.facts);
         let record = run.record(draft, taken.outcome, anomalies, unix_now(), counters);

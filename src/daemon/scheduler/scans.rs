@@ -10,7 +10,7 @@ use crate::checkpoint::step_in_name;
 use crate::daemon::counters::take_daemon_counters;
 use crate::daemon::recorder::Restored;
 use crate::daemon::root::{Root, Scanned};
-use crate::daemon::runs::{Run, absolute};
+use crate::daemon::runs::{Run, absolute, stored_in};
 use crate::history::{Rules, StoredRun};
 use crate::watch::SettledSave;
 
@@ -41,11 +41,12 @@ impl Scheduler {
 
     fn scanned(&mut self, scanned: Scanned) {
         let now = self.now();
-        let Scanned { root, mode, settled, pending, gone, gone_paths, n_errors, root_seen } =
-            scanned;
+        let Scanned { root, mode, settled, pending, gone, gone_paths, .. } = scanned;
+        let Scanned { end_marks, n_errors, root_seen, .. } = scanned;
         self.scanned[root] = true;
         let root_path = self.roots[root].path.display().to_string();
         self.facts.watch_modes.insert(root_path, watch_mode(&mode));
+        self.seen[root] = Some(root_seen);
         if root_seen {
             self.root_scanned_at[root] = unix_now();
         }
@@ -66,6 +67,7 @@ impl Scheduler {
         }
         for run in self.runs.values_mut().filter(|r| r.root == root) {
             run.pending(&pending);
+            run.marked(&end_marks.0, end_marks.1);
         }
         let patience = self.patience();
         let is_gone =
@@ -180,6 +182,10 @@ impl Scheduler {
     /// it was, unless another run has that now.
     fn place_of(&mut self, stored: &StoredRun) -> Option<(String, usize, PathBuf)> {
         let (root, path) = self.below_root(&stored.path)?;
+        // Others measure it now.
+        if !self.shard.has(&self.roots[root].path, stored_in(&stored.path, &stored.saves, &path)) {
+            return None;
+        }
         let name = if self.names.take(&stored.name, root, &path) {
             stored.name.clone()
         } else {

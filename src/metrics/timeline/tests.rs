@@ -21,9 +21,27 @@ fn facts(name: &str, step: u64, layers: &[(usize, f64)]) -> RunFacts {
 }
 
 fn text(timeline: &Timeline) -> String {
+    text_with(timeline, &Labels::default())
+}
+
+fn text_with(timeline: &Timeline, labels: &Labels) -> String {
     let mut out = Vec::new();
-    timeline.write(&mut out, "weightvane", "a:1").unwrap();
+    timeline.write(&mut out, ("weightvane", "a:1"), labels).unwrap();
     String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn labels_are_those_that_a_scrape_stores() {
+    let mut timeline = Timeline::new(["a"].into_iter(), 1000);
+    timeline.add(&facts("a", 7, &[]), 0, 1000).unwrap();
+    let mut labels = Labels::default();
+    labels.set("job", "4711").unwrap();
+    labels.set("cluster", "\"x\"").unwrap();
+    let text = text_with(&timeline, &labels);
+    let line = "weightvane_checkpoint_analyzed_step{run=\"a\",cluster=\"\\\"x\\\"\",\
+                exported_job=\"4711\",instance=\"a:1\",job=\"weightvane\"} 7 0\n";
+    assert!(text.contains(line), "{text}");
+    parsed(&text);
 }
 
 /// Samples of a text: series → times in ms and values. Holds what a reader relies on.

@@ -11,6 +11,9 @@ const UNFINISHED: &str = "-unfinished";
 /// Files that begin with a dot and yet say something.
 const HIDDEN_MARKS: [&str; 2] = [".metadata", ".metadata.json"];
 
+/// The file by which someone says that training has ended in its directory and below.
+pub(in crate::watch) const END_MARK: &str = ".weightvane-ended";
+
 /// Text files that name the last complete save.
 const POINTERS: [&str; 2] = ["latest", "latest_checkpointed_iteration.txt"];
 

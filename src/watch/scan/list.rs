@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{ScanError, Walk};
+use crate::disk::is_left_open;
 use crate::watch::names::{self, FileKind};
 
 /// A file of a save, not yet looked at.
@@ -64,6 +65,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a sign of its own")]
 pub(super) struct Listing {
     /// The directory's own name, as people read it.
     pub(super) text: String,
@@ -75,6 +77,10 @@ pub(super) struct Listing {
     has_foreign: bool,
     /// Whether a file is one that only Orbax writes.
     pub(super) has_orbax: bool,
+    /// Whether a deleted file is still held open by somebody, and so keeps its place.
+    pub(super) has_left_open: bool,
+    /// Whether someone said that training has ended here.
+    pub(super) has_end_mark: bool,
 }
 
 impl Listing {
@@ -121,11 +127,16 @@ impl Walk<'_> {
                 }
             };
             let (name, text) = (entry.file_name(), names::escape(&entry.file_name()));
+            listing.has_left_open |= is_left_open(&name);
             listing.has_foreign |= names::is_foreign(&text);
             listing.has_orbax |= names::is_orbax_mark(&text)
                 || matches!(text.as_str(), "manifest.ocdbt" | "_METADATA");
             if let Some(whose) = names::unfinished(&text) {
                 unfinished.insert(whose.to_owned());
+            }
+            if text == names::END_MARK {
+                listing.has_end_mark = entry.file_type().is_ok_and(|kind| kind.is_file());
+                continue;
             }
             if names::is_ignored(&text) && !names::is_hidden_mark(&text) {
                 continue;

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 
 use super::Walk;
 use super::list::Listing;
+use crate::disk;
 use crate::remote::{Object, Tree};
 use crate::watch::ground::Ground;
 use crate::watch::names;
@@ -54,13 +54,8 @@ fn read_object(tree: &Tree, path: &Path) -> io::Result<(String, i64)> {
 /// Text and mtime of a small regular file. The descriptor is gone before this returns, and a FIFO or
 /// a link is not waited for or followed.
 fn read(path: &Path) -> io::Result<(String, i64)> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    // Leaving no access time behind is the owner's right alone.
-    let fd = match openat(CWD, path, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => openat(CWD, path, flags, Mode::empty())?,
-        opened => opened?,
-    };
-    let file = File::from(fd);
+    let _under_way = disk::operation();
+    let file = File::from(disk::open_quietly(path, OFlags::NONBLOCK | OFlags::NOFOLLOW)?);
     let stat = file.metadata()?;
     if !stat.is_file() || stat.len() > MAX_TEXT {
         return Err(io::ErrorKind::InvalidData.into());

@@ -119,7 +119,7 @@ pub(super) fn small() -> Snapshot {
         analysis_duration: durations,
         ..DaemonFacts::default()
     };
-    Snapshot { daemon: Some(daemon), runs: vec![run], process: Vec::new() }
+    Snapshot { daemon: Some(daemon), runs: vec![run], ..Snapshot::default() }
 }
 
 /// Everything that can be known, and a neighbour with a hostile name.
@@ -133,7 +133,7 @@ pub(super) fn full() -> Snapshot {
         state_store_ok: Some(true),
         ..DaemonFacts::default()
     };
-    Snapshot { daemon: Some(daemon), runs: vec![full_run(), hostile], process: Vec::new() }
+    Snapshot { daemon: Some(daemon), runs: vec![full_run(), hostile], ..Snapshot::default() }
 }
 
 fn full_run() -> RunFacts {
@@ -145,6 +145,7 @@ fn full_run() -> RunFacts {
         architecture: Some("gpt2".to_owned()),
         optimizer: Some("adamw".to_owned()),
         active: true,
+        ended_timestamp_seconds: Some(1_772_283_970.0),
         state: RunState::Analyzed,
         latest_step: Some(12_500),
         analyzed_step: Some(12_000),

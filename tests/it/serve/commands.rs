@@ -45,7 +45,7 @@ fn analyze_prints_a_clean_exposition() {
 }
 
 /// One line on stderr with all `parts`, nothing on stdout, and this exit code.
-fn fails(args: &[&OsStr], code: i32, parts: &[&str]) {
+pub(super) fn fails(args: &[&OsStr], code: i32, parts: &[&str]) {
     let out = run(args);
     let said = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(code), "{args:?}: {said}");

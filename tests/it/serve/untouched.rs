@@ -110,7 +110,7 @@ fn a_watched_directory_is_only_read() {
 }
 
 /// Whether strace is here and may trace.
-fn can_trace() -> bool {
+pub(super) fn can_trace() -> bool {
     let tried =
         Command::new("strace").args(["-D", "-f", "-qq", "-o", "/dev/null", "true"]).output();
     let can = tried.as_ref().is_ok_and(|out| out.status.success());

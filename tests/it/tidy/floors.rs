@@ -7,6 +7,7 @@ use super::{module, rust_files};
 const FLOORS: &[(&str, u32)] = &[
     ("linalg", 0),
     ("remote", 0),
+    ("disk", 0),
     ("sandbox", 0),
     ("checkpoint", 1),
     ("watch", 1),
