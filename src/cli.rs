@@ -2,10 +2,12 @@
 
 mod analyze;
 mod backfill;
+mod confine;
 mod demo;
 mod explain;
 mod failure;
 mod fleet;
+mod generate;
 mod history;
 mod logging;
 mod places;
@@ -23,7 +25,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use failure::Failure;
 use fleet::{LabelArgs, ShardArgs};
-use weightvane::config::{ConfigError, Settings, architectures};
+use weightvane::config::{ConfigError, Confinement, Settings, architectures};
 use weightvane::daemon::demo::fault::FaultKind;
 use weightvane::diagnostics::Options;
 use weightvane::model::Rule;
@@ -65,6 +67,12 @@ enum Command {
     Backfill(BackfillArgs),
     /// Train a small network here, save real checkpoints, watch them
     Demo(DemoArgs),
+    /// Write manual pages and completions of bash, zsh and fish, for packages
+    #[command(hide = true)]
+    Generate {
+        /// Directory, made if it is missing
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +87,9 @@ struct WatchArgs {
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What is given up at the start, held by the kernel: none, writes or all [default: writes]
+    #[arg(long, value_name = "WHAT", value_parser = confinement)]
+    sandbox: Option<Confinement>,
     #[command(flatten)]
     shard: ShardArgs,
     #[command(flatten)]
@@ -252,6 +263,10 @@ fn demo_seconds(text: &str) -> Result<Duration, String> {
     found.map(Duration::from_secs_f64).ok_or_else(|| "expected 0.1 to 86400 seconds".to_owned())
 }
 
+fn confinement(text: &str) -> Result<Confinement, String> {
+    Confinement::of(text).ok_or_else(|| "expected none, writes or all".to_owned())
+}
+
 fn fault(text: &str) -> Result<FaultKind, String> {
     FaultKind::of(text).ok_or_else(|| {
         let kinds = FaultKind::ALL.map(FaultKind::as_str);
@@ -280,6 +295,7 @@ pub(crate) fn run() -> ExitCode {
         Command::History(args) => history::run(&args),
         Command::Backfill(args) => backfill::run(args),
         Command::Demo(args) => demo::run(&args),
+        Command::Generate { dir } => generate::run(&dir),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

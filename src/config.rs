@@ -96,6 +96,31 @@ pub enum Pin {
     Hardlink,
 }
 
+/// What the daemon gives up before it looks at the first file, held by the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confinement {
+    /// Nothing.
+    None,
+    /// Writing elsewhere than in its own directories, executing, opening ports.
+    Writes,
+    /// Reading elsewhere than beside the roots as well.
+    All,
+}
+
+impl Confinement {
+    /// Of its name in the configuration.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "none" => Some(Self::None),
+            "writes" => Some(Self::Writes),
+            "all" => Some(Self::All),
+            _ => None,
+        }
+    }
+}
+
 /// Everything that can be set, checked. The defaults are those of `config/weightvane.yaml`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -107,6 +132,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// File to write in `node_exporter`'s textfile format after every change.
     pub textfile: Option<PathBuf>,
+    /// What is given up at the start.
+    pub sandbox: Confinement,
     /// Time between scans of a local root; events only shorten it.
     pub scan_interval: Duration,
     /// Time between scans of a root on a network file system, where no events come.
@@ -178,6 +205,7 @@ struct Wire {
     roots: Option<Vec<PathBuf>>,
     state_dir: Option<PathBuf>,
     textfile: Option<PathBuf>,
+    sandbox: Option<Confinement>,
     scan_interval: Option<String>,
     scan_interval_network: Option<String>,
     quiet: Option<String>,
@@ -217,6 +245,7 @@ impl Default for Settings {
             roots: Vec::new(),
             state_dir: None,
             textfile: None,
+            sandbox: Confinement::Writes,
             scan_interval: Duration::from_secs(15),
             scan_interval_network: Duration::from_mins(1),
             quiet: Duration::from_secs(2),

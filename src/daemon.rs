@@ -24,6 +24,7 @@ mod reread;
 mod root;
 mod runs;
 mod scheduler;
+mod service;
 mod settings;
 mod state;
 pub mod textfile;
@@ -51,6 +52,7 @@ use recorder::{Recorder, Restored, Retention};
 use reread::Reread;
 use root::{Root, Scanned};
 use scheduler::{Parts, Scheduler};
+use service::Manager;
 pub use state::{StateDir, StateError};
 use warm::Warm;
 
@@ -148,6 +150,8 @@ pub struct Setup {
     pub reload: Option<Reload>,
     /// Told of every measured save.
     pub on_save: Option<OnSave>,
+    /// What the process gave up before, in words for the page.
+    pub sandbox: Option<String>,
 }
 
 impl std::fmt::Debug for Setup {
@@ -208,7 +212,7 @@ impl Daemon {
             setup.settings,
             setup.rules,
             setup.state,
-            (setup.reload, setup.on_save),
+            (setup.reload, setup.on_save, setup.sandbox),
         );
         Ok(Self { scheduler, events, handle: Handle(sender) })
     }
@@ -222,32 +226,45 @@ impl Daemon {
     /// Handles events until asked to stop.
     pub fn run(self) {
         let Self { mut scheduler, events, handle } = self;
+        let mut manager = Manager::of_environment();
+        manager.ready();
         // The scheduler must see the channel close only by its own end.
         scheduler.publish();
         let mut dirty = false;
         let mut rendered = Instant::now();
         let mut looked = Instant::now();
         loop {
+            manager.alive();
             if looked.elapsed() >= LOOK_INTERVAL {
                 scheduler.look();
                 looked = Instant::now();
             }
             let interval = if dirty { RENDER_INTERVAL } else { IDLE_INTERVAL };
             let wait = interval.saturating_sub(rendered.elapsed()).min(LOOK_INTERVAL);
+            let wait = manager.patience().map_or(wait, |patience| wait.min(patience));
             match events.recv_timeout(wait) {
                 Ok(Event::Request(Request::Stop)) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(event) => {
+                    let reloads = matches!(event, Event::Request(Request::Reload));
+                    if reloads {
+                        manager.reloading();
+                    }
                     scheduler.handle(event);
+                    if reloads {
+                        manager.ready();
+                    }
                     dirty = true;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if rendered.elapsed() >= interval {
                 scheduler.publish();
+                manager.status(|| scheduler.status());
                 dirty = false;
                 rendered = Instant::now();
             }
         }
+        manager.stopping();
         drop(handle);
         scheduler.finish(&events);
     }

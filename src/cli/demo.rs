@@ -16,7 +16,6 @@ use weightvane::daemon::demo::network::Activation;
 use weightvane::daemon::demo::train::TrainerConfig;
 use weightvane::daemon::{Handle, Request, SaveNews, StateDir};
 use weightvane::metrics::pair_means;
-use weightvane::watch::Shard;
 
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     logging::start_quietly(&args.serve.log);
@@ -46,8 +45,9 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         // A closed pipe ends the lines, not the demo.
         let _ = print(&line(news));
     });
-    let (daemon, address) =
-        watch::start(settings, (vec![root], Shard::default()), state, None, Some(news))?;
+    let listener = watch::listen(&settings)?;
+    let parts = watch::Parts { state, on_save: Some(news), ..watch::Parts::default() };
+    let (daemon, address) = watch::start(listener, settings, vec![root], parts)?;
     print(&greeting(args, address, &run_dir))?;
     watch::on_signal(daemon.handle())?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,11 +1,12 @@
 //! `weightvane watch`: the daemon.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::confine::{Given, confine};
 use super::failure::Failure;
 use super::places::{check_root, check_written};
 use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
@@ -18,6 +19,7 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     logging::start(&args.serve.log);
     let mut settings = settings(args.config.as_ref())?;
     apply(&mut settings, &args.serve).map_err(Failure::usage)?;
+    settings.sandbox = args.sandbox.unwrap_or(settings.sandbox);
     let shard = args.shard.shard(&settings)?;
     settings.bases.splice(..0, args.bases.clone());
     let roots = if args.roots.is_empty() { settings.roots.clone() } else { args.roots.clone() };
@@ -31,48 +33,70 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     }
     roots.iter().try_for_each(|root| check_root(root))?;
     check_written(&settings, &roots).map_err(Failure::usage)?;
-    let WatchArgs { config, serve, bases, .. } = args;
-    let watched = roots.clone();
-    let reload = config.map(|path| -> Reload {
-        Box::new(move || {
-            let (mut settings, rules) = read_again(&path, &serve, &watched)?;
-            settings.bases.splice(..0, bases.clone());
-            Ok((settings, rules))
-        })
-    });
-    watch(settings, (roots, shard), reload, None)
+    watch(settings, (roots, shard), args)
 }
 
 /// Watches until a signal.
-pub(super) fn watch(
+fn watch(
     settings: Settings,
-    runs: (Vec<PathBuf>, Shard),
-    reload: Option<Reload>,
-    on_save: Option<OnSave>,
+    (roots, shard): (Vec<PathBuf>, Shard),
+    args: WatchArgs,
 ) -> Result<(), Failure> {
     let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
     let state = state.map_err(|e| Failure::system("state directory", &e))?;
-    let (daemon, address) = start(settings, runs, state, reload, on_save)?;
+    let listener = listen(&settings)?;
+    let files: Vec<&Path> = args.config.as_deref().into_iter().collect();
+    let given = confine(&settings, &roots, &files)?;
+    let reload = reload(args, &roots, given.clone());
+    let interval = settings.scan_interval;
+    let parts = Parts { shard, state, reload, on_save: None, sandbox: Some(given.words()) };
+    let (daemon, address) = start(listener, settings, roots, parts)?;
     print(&format!("weightvane: http://{address}/ (metrics at http://{address}/metrics)\n"))?;
     on_signal(daemon.handle())?;
+    given.guard(daemon.handle(), interval)?;
     daemon.run();
-    Ok(())
+    given.end()
 }
 
-/// Binds and starts; the address is known before anything else happens.
+/// How to read the configuration again, if there is one.
+fn reload(args: WatchArgs, roots: &[PathBuf], given: Given) -> Option<Reload> {
+    let WatchArgs { config, serve, bases, .. } = args;
+    let (path, roots) = (config?, roots.to_vec());
+    Some(Box::new(move || {
+        let (mut settings, rules) = read_again(&path, &serve, &roots)?;
+        settings.bases.splice(..0, bases.clone());
+        given.check(&settings)?;
+        Ok((settings, rules))
+    }))
+}
+
+/// What a daemon has besides its settings.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) shard: Shard,
+    pub(super) state: Option<StateDir>,
+    pub(super) reload: Option<Reload>,
+    pub(super) on_save: Option<OnSave>,
+    pub(super) sandbox: Option<String>,
+}
+
+/// Binds: the address is known, or refused, before anything else happens.
+pub(super) fn listen(settings: &Settings) -> Result<TcpListener, Failure> {
+    let listening = |e| Failure::system(&format!("listen on {}", settings.listen), &e);
+    TcpListener::bind(settings.listen).map_err(listening)
+}
+
+/// Starts; and where it is served.
 pub(super) fn start(
+    listener: TcpListener,
     settings: Settings,
-    (roots, shard): (Vec<PathBuf>, Shard),
-    state: Option<StateDir>,
-    reload: Option<Reload>,
-    on_save: Option<OnSave>,
-) -> Result<(Daemon, std::net::SocketAddr), Failure> {
+    roots: Vec<PathBuf>,
+    parts: Parts,
+) -> Result<(Daemon, SocketAddr), Failure> {
     let rules = rules(&settings)?;
-    let listening =
-        |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);
-    let listener = TcpListener::bind(settings.listen).map_err(|e| listening(&e))?;
-    let address = listener.local_addr().map_err(|e| listening(&e))?;
-    let setup = Setup { settings, rules, roots, shard, listener, state, reload, on_save };
+    let address = listener.local_addr().map_err(|e| Failure::system("listen", &e))?;
+    let Parts { shard, state, reload, on_save, sandbox } = parts;
+    let setup = Setup { settings, rules, roots, shard, listener, state, reload, on_save, sandbox };
     let daemon = Daemon::start(setup).map_err(|e| Failure::system("daemon", &e))?;
     Ok((daemon, address))
 }

@@ -152,6 +152,7 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
         roots: wire.roots.unwrap_or(default.roots),
         state_dir: wire.state_dir,
         textfile: wire.textfile,
+        sandbox: wire.sandbox.unwrap_or(default.sandbox),
         scan_interval: duration("scan_interval", &wire.scan_interval, default.scan_interval)?,
         scan_interval_network: duration(
             "scan_interval_network",

@@ -120,7 +120,7 @@ impl Scheduler {
         settings: Settings,
         rules: Vec<Rule>,
         state: Option<StateDir>,
-        (reload, on_save): (Option<Reload>, Option<OnSave>),
+        (reload, on_save, sandbox): (Option<Reload>, Option<OnSave>, Option<String>),
     ) -> Self {
         let Parts { roots, shard, crew, server, served, stop, recorder, reader } = parts;
         Self {
@@ -129,6 +129,7 @@ impl Scheduler {
             rules: Arc::new(rules),
             facts: DaemonFacts {
                 version: env!("CARGO_PKG_VERSION").into(),
+                sandbox,
                 series_limit: Some(settings.series_limit),
                 config_last_reload_successful: Some(true),
                 shard,
@@ -298,6 +299,17 @@ impl Scheduler {
         }
         let is_recorded = self.records.as_ref().is_none_or(Records::is_ok);
         self.facts.state_store_ok = Some(self.is_writable && is_recorded);
+    }
+
+    /// For the service manager, in a line.
+    pub(super) fn status(&self) -> String {
+        let n_measured: u64 = self.runs.values().map(|run| run.n_analyzed).sum();
+        let n_waiting: usize = self.runs.keys().map(|name| self.queue.len(name)).sum();
+        let stale = match self.facts.config_last_reload_successful {
+            Some(false) => ", the configuration was not read again",
+            _ => "",
+        };
+        format!("{} runs, {n_measured} saves measured, {n_waiting} waiting{stale}", self.runs.len())
     }
 
     /// Renders and serves what is known now.

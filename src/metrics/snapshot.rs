@@ -80,6 +80,8 @@ impl WatchMode {
 pub struct DaemonFacts {
     /// Version of the program.
     pub version: String,
+    /// What the process gave up at its start, in words.
+    pub sandbox: Option<String>,
     /// Root → how it is watched.
     pub watch_modes: BTreeMap<String, WatchMode>,
     /// End of the last complete scan, Unix seconds.

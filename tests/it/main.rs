@@ -18,6 +18,7 @@ mod golden_linalg;
 mod history;
 mod kept;
 mod namings;
+mod package;
 mod physics;
 mod plan;
 mod recognize;

@@ -4,6 +4,7 @@
 mod backfill;
 mod client;
 mod commands;
+mod confined;
 mod demo;
 mod discovery;
 mod disk;
@@ -20,6 +21,7 @@ mod reference;
 mod removal;
 mod restart;
 mod saves;
+mod service;
 mod shards;
 mod slurm;
 mod store;
