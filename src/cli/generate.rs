@@ -12,7 +12,7 @@ use super::Cli;
 use super::failure::Failure;
 
 /// What the manual says besides the command line.
-const SECTIONS: &str = r#".SH FILES
+const SECTIONS: &str = r".SH FILES
 .TP
 \fI/etc/weightvane/weightvane.yaml\fR
 Configuration of the service \fBweightvane.service\fR.
@@ -30,7 +30,7 @@ Every key of the configuration with its default and what it means.
 Dashboards for Grafana, rules and a runbook for Prometheus.
 .SH SIGNALS
 \fBSIGHUP\fR reads the configuration again. \fBSIGTERM\fR and \fBSIGINT\fR end the daemon within 5 seconds.
-"#;
+";
 
 /// Writes `man/*.1`, `bash/weightvane`, `zsh/_weightvane` and `fish/weightvane.fish` below a directory.
 pub(super) fn run(dir: &Path) -> Result<(), Failure> {
