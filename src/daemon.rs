@@ -41,7 +41,7 @@ use tracing::debug;
 use crate::config::{Priority, Settings};
 use crate::diagnostics::Report;
 use crate::model::Rule;
-use http::{Limits, Served};
+use http::{Access, AccessError, Limits, Served};
 use job::{Done, Keep, Tools};
 use pin::Pinner;
 use recorder::{Recorder, Restored, Retention};
@@ -69,6 +69,9 @@ pub enum DaemonError {
         /// Cause.
         source: std::io::Error,
     },
+    /// Whom HTTP lets in is not known.
+    #[error(transparent)]
+    Access(#[from] AccessError),
 }
 
 /// What is told of every measured save.
@@ -155,6 +158,7 @@ pub struct Daemon {
     scheduler: Scheduler,
     events: Receiver<Event>,
     handle: Handle,
+    url: String,
 }
 
 impl Daemon {
@@ -167,8 +171,12 @@ impl Daemon {
         let stop = Arc::new(AtomicBool::new(false));
         let start_error = |what| move |source| DaemonError::Start { what, source };
         let served = Arc::new(Served::default());
-        let server = http::serve(setup.listener, Arc::clone(&served), Limits::default())
+        let address = setup.listener.local_addr().map_err(start_error("http server"))?;
+        let access = Access::new(&setup.settings, address)?;
+        let limits = Limits::default().within_descriptors();
+        let server = http::serve(setup.listener, Arc::clone(&served), access, limits)
             .map_err(start_error("http server"))?;
+        let url = server.url();
         let mut roots = Vec::new();
         for (index, path) in setup.roots.into_iter().enumerate() {
             let root = Root::start(index, path, &setup.settings, sender.clone(), Arc::clone(&stop))
@@ -194,7 +202,13 @@ impl Daemon {
             setup.state,
             (setup.reload, setup.on_save),
         );
-        Ok(Self { scheduler, events, handle: Handle(sender) })
+        Ok(Self { scheduler, events, handle: Handle(sender), url })
+    }
+
+    /// Where it is reached.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// For sending requests.
@@ -205,7 +219,7 @@ impl Daemon {
 
     /// Handles events until asked to stop.
     pub fn run(self) {
-        let Self { mut scheduler, events, handle } = self;
+        let Self { mut scheduler, events, handle, .. } = self;
         // The scheduler must see the channel close only by its own end.
         scheduler.publish();
         let mut dirty = false;

@@ -20,6 +20,7 @@ pub use encode::{
 };
 pub use series::MAX_LABEL_BYTES;
 pub use snapshot::{
-    DaemonFacts, DurationHistogram, RidgeRate, RunFacts, RunState, Snapshot, WatchMode, reason,
+    DaemonFacts, DurationHistogram, Rejection, RidgeRate, RunFacts, RunState, Snapshot, WatchMode,
+    reason,
 };
 pub use timeline::{MAX_STRETCHES, REPEAT, Timeline, TimelineError};

@@ -1,8 +1,9 @@
 //! `weightvane watch`: the daemon.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use listenfd::ListenFd;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -10,7 +11,8 @@ use super::failure::Failure;
 use super::places::{check_root, check_written};
 use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
 use weightvane::config::Settings;
-use weightvane::daemon::{Daemon, Handle, OnSave, Reload, Request, Setup, StateDir};
+use weightvane::daemon::http::AccessError;
+use weightvane::daemon::{Daemon, DaemonError, Handle, OnSave, Reload, Request, Setup, StateDir};
 use weightvane::remote;
 
 pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
@@ -30,7 +32,7 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     roots.iter().try_for_each(|root| check_root(root))?;
     check_written(&settings, &roots).map_err(Failure::usage)?;
     let WatchArgs { config, serve, bases, .. } = args;
-    let watched = roots.clone();
+    let (watched, is_handed) = (roots.clone(), serve.systemd_socket);
     let reload = config.map(|path| -> Reload {
         Box::new(move || {
             let (mut settings, rules) = read_again(&path, &serve, &watched)?;
@@ -38,47 +40,75 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
             Ok((settings, rules))
         })
     });
-    watch(settings, roots, reload, None)
+    watch(settings, roots, is_handed, reload)
 }
 
 /// Watches until a signal.
-pub(super) fn watch(
+fn watch(
     settings: Settings,
     roots: Vec<PathBuf>,
+    is_handed: bool,
     reload: Option<Reload>,
-    on_save: Option<OnSave>,
 ) -> Result<(), Failure> {
     let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
     let state = state.map_err(|e| Failure::system("state directory", &e))?;
-    let (daemon, address) = start(settings, roots, state, reload, on_save)?;
-    print(&format!("weightvane: http://{address}/ (metrics at http://{address}/metrics)\n"))?;
+    let daemon = start(settings, roots, is_handed, state, (reload, None))?;
+    let url = daemon.url();
+    print(&format!("weightvane: {url}/ (metrics at {url}/metrics)\n"))?;
     on_signal(daemon.handle())?;
     daemon.run();
     Ok(())
 }
 
-/// Binds and starts; the address is known before anything else happens.
+/// Listens, or takes the socket that was handed over, and starts; the address is known before anything
+/// else happens.
 pub(super) fn start(
     settings: Settings,
     roots: Vec<PathBuf>,
+    is_handed: bool,
     state: Option<StateDir>,
-    reload: Option<Reload>,
-    on_save: Option<OnSave>,
-) -> Result<(Daemon, std::net::SocketAddr), Failure> {
+    (reload, on_save): (Option<Reload>, Option<OnSave>),
+) -> Result<Daemon, Failure> {
     let rules = rules(&settings)?;
-    let listening =
-        |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);
-    let listener = TcpListener::bind(settings.listen).map_err(|e| listening(&e))?;
-    let address = listener.local_addr().map_err(|e| listening(&e))?;
+    let listener = if is_handed { handed_over()? } else { listen(settings.listen)? };
     let setup = Setup { settings, rules, roots, listener, state, reload, on_save };
-    let daemon = Daemon::start(setup).map_err(|e| Failure::system("daemon", &e))?;
-    Ok((daemon, address))
+    Daemon::start(setup).map_err(|error| match error {
+        DaemonError::Access(AccessError::Config(error)) => error.into(),
+        error => Failure::system("daemon", &error),
+    })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|e| Failure::system(&format!("listen on {address}"), &e))
+}
+
+/// The one socket that systemd hands over (`LISTEN_FDS` and `LISTEN_PID`).
+fn handed_over() -> Result<TcpListener, Failure> {
+    let refused = |found: String| {
+        let expected = "expected one of a .socket unit with ListenStream=ADDRESS:PORT";
+        Failure::system(
+            "--web.systemd-socket",
+            &std::io::Error::other(format!("{found}, {expected}")),
+        )
+    };
+    let mut handed = ListenFd::from_env();
+    match handed.len() {
+        0 => return Err(refused("found no socket for this process in LISTEN_FDS".into())),
+        1 => {}
+        n => return Err(refused(format!("found {n} sockets in LISTEN_FDS"))),
+    }
+    let listener =
+        handed.take_tcp_listener(0).map_err(|e| refused(format!("found another socket: {e}")))?;
+    listener.ok_or_else(|| refused("found no socket".into()))
 }
 
 /// Flags win over the file.
 pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) {
     if let Some(listen) = serve.listen {
         settings.listen = listen;
+    }
+    if let Some(file) = &serve.web_config_file {
+        settings.web_config_file = Some(file.clone());
     }
     if let Some(dir) = &serve.state_dir {
         settings.state_dir = Some(dir.clone());

@@ -103,6 +103,8 @@ catalog! {
             "CPU time of the analysis; its rate is the number of cores taken from the machine.";
         Counter ReadBytes "read_bytes_total" []
             "Bytes read from checkpoints; its rate is the load on the file system.";
+        Counter HttpRejected "http_rejected_total" ["reason"]
+            "Connections and requests that HTTP turned away; rising means slow, broken or too many clients, or ones without a password.";
         Gauge SeriesLimit "series_limit" []
             "Series that one run may have before layer families are left out.";
         Counter SeriesDropped "series_dropped_total" ["run"]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::aggregate;
 use super::catalog::Id;
 use super::series::{MAX_LABEL_BYTES, Series, clean_label, cut, flag};
-use super::snapshot::{Snapshot, WatchMode};
+use super::snapshot::{Rejection, Snapshot, WatchMode};
 
 /// Series per run where nothing else is configured: three times what a model of 48 layers with
 /// seven pair kinds needs.
@@ -62,6 +62,9 @@ fn daemon_series(
     all.histogram = Some(daemon.analysis_duration);
     all.put(Id::AnalysisCpu, &[], daemon.analysis_cpu_seconds_total);
     all.put(Id::ReadBytes, &[], daemon.read_bytes_total as f64);
+    for (reason, total) in Rejection::ALL.iter().zip(daemon.http_rejected_total) {
+        all.put(Id::HttpRejected, &[reason.as_str()], total as f64);
+    }
     all.put(Id::SeriesLimit, &[], limit as f64);
     for (name, label) in labels {
         let total = daemon.series_dropped_total.get(*name).copied().unwrap_or(0);
