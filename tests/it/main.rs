@@ -16,6 +16,7 @@ mod exposition;
 mod formats;
 mod golden_linalg;
 mod history;
+mod http;
 mod kept;
 mod namings;
 mod package;
