@@ -135,14 +135,13 @@ fn pin(wire: &Wire, default: Pin, at: &Place<'_>) -> Result<Pin, ConfigError> {
     Ok(pin)
 }
 
-/// The settings that a file means.
-pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigError> {
-    let default = Settings::default();
-    let sizes = (16 << 20..=1 << 40, "expected a size of 16MiB to 1TiB such as 1GiB");
-    let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
-    let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
-    let history_limit = at.size("history_limit", wire.history_limit.as_deref(), &sizes)?;
-    let io_limit = at.rate("io_limit", wire.io_limit.as_deref(), default.io_limit)?;
+/// How long a save must have been quiet: with a sign of completion, without one, and that on network
+/// file systems.
+fn waits(
+    wire: &Wire,
+    default: &Settings,
+    at: &Place<'_>,
+) -> Result<(Duration, Duration, Duration), ConfigError> {
     let duration =
         |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
     let quiet = duration("quiet", &wire.quiet, default.quiet)?;
@@ -157,6 +156,20 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
             );
         }
     }
+    Ok((quiet, settle, settle_network))
+}
+
+/// The settings that a file means.
+pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigError> {
+    let default = Settings::default();
+    let sizes = (16 << 20..=1 << 40, "expected a size of 16MiB to 1TiB such as 1GiB");
+    let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
+    let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
+    let history_limit = at.size("history_limit", wire.history_limit.as_deref(), &sizes)?;
+    let io_limit = at.rate("io_limit", wire.io_limit.as_deref(), default.io_limit)?;
+    let duration =
+        |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
+    let (quiet, settle, settle_network) = waits(&wire, &default, at)?;
     let pin = pin(&wire, default.pin, at)?;
     let (shard, total_shards) = fleet::shards(wire.shard, wire.total_shards, at)?;
     let anomalies = runs::rules(wire.anomalies, &default.anomalies, at)?;

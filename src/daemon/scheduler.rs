@@ -48,6 +48,7 @@ const LOADING_PATIENCE: Duration = Duration::from_secs(5);
 const KEPT_FRACTION: u64 = 2;
 
 /// Owner of the table of runs.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Scheduler {
     started: Instant,
     settings: Settings,

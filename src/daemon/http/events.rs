@@ -39,6 +39,7 @@ impl Streams {
 
     /// A stream that lasts until the client goes, the server stops or its time is over, whereupon
     /// browsers ask again; 503 where there are too many.
+    #[expect(clippy::result_large_err, reason = "an answer like the other, moved once")]
     pub(super) fn open(&self, until: Instant) -> Result<Response<Reply>, Response<Full<Bytes>>> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             let full = plain(StatusCode::SERVICE_UNAVAILABLE, "too many streams\n");

@@ -56,6 +56,7 @@ fn everything_that_the_exporters_of_prometheus_take_is_taken() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn what_cannot_be_honoured_is_refused_in_one_line() {
     let place = Place::new();
     place.certificate();

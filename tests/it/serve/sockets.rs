@@ -11,7 +11,8 @@ use super::process::{Daemon, FAST, PROGRAM, Place, run};
 /// descriptor 3 on, for the process itself.
 fn handed(place: &Place, socket: OwnedFd, n: usize, pid: &str) -> Command {
     let mut command = Command::new("sh");
-    let copies: String = (0..n).map(|at| format!(" {}<&0", at + 3)).collect();
+    let copies: Vec<String> = (0..n).map(|at| format!(" {}<&0", at + 3)).collect();
+    let copies = copies.concat();
     let script =
         format!("exec{copies} && exec </dev/null && LISTEN_FDS={n} LISTEN_PID={pid} exec \"$@\"");
     command.args(["-c", &script, "sh", PROGRAM, "watch"]).arg(&place.root);
