@@ -3,6 +3,7 @@
 mod analyze;
 mod backfill;
 mod confine;
+mod crash;
 mod demo;
 mod explain;
 mod failure;
@@ -33,7 +34,7 @@ use weightvane::model::Rule;
 /// Sees, while a network trains, how its layers line up: reads checkpoints, never the job.
 ///
 /// Exit codes: 0 done · 2 usage · 64 bad configuration · 65 malformed checkpoint · 66 missing or
-/// unreadable · 71 the system refuses ·
+/// unreadable · 70 internal error · 71 the system refuses ·
 /// 75 incomplete or changing.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100, arg_required_else_help = true)]
@@ -300,7 +301,8 @@ pub(crate) fn run() -> ExitCode {
         Err(said) if said.exit_code() == 0 || is_help(&said) => said.exit(),
         Err(wrong) => return Failure::usage(in_one_line(&wrong)).tell(),
     };
-    let result = match cli.command {
+    crash::tell_in_one_line();
+    let result = crash::caught(|| match cli.command {
         Command::Watch(args) => watch::run(args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Explain(args) => explain::run(&args),
@@ -309,7 +311,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Backfill(args) => backfill::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate { dir } => generate::run(&dir),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),

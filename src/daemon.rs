@@ -8,6 +8,7 @@ pub mod backfill;
 mod counters;
 mod crew;
 pub mod demo;
+mod guard;
 pub mod http;
 mod job;
 mod names;

@@ -33,6 +33,7 @@ pub use access::{Access, AccessError};
 pub use content::{Content, RunBodies, Served};
 pub use limits::Limits;
 
+use super::guard;
 use crate::metrics::Rejection;
 use connection::Shared;
 use events::Streams;
@@ -130,9 +131,9 @@ pub fn serve(
     let renewal = Renewal::start(&access)?;
     let streams = Streams::new(Arc::clone(&served), limits.max_streams, stopped.clone());
     let shared = Shared { served, access: Arc::clone(&access), streams, limits };
-    let thread = std::thread::Builder::new()
-        .name("http".to_owned())
-        .spawn(move || runtime.block_on(accept(listener, Arc::new(shared), stopped)))?;
+    let thread = guard::vital("http", move || {
+        runtime.block_on(accept(listener, Arc::new(shared), stopped));
+    })?;
     Ok(Server { address, access, renewal, stop, thread: Some(thread) })
 }
 

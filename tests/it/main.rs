@@ -14,6 +14,7 @@ mod containers;
 mod degenerate;
 mod exposition;
 mod formats;
+mod fuzz;
 mod golden_linalg;
 mod history;
 mod http;
