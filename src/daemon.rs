@@ -25,6 +25,7 @@ mod reread;
 mod root;
 mod runs;
 mod scheduler;
+mod service;
 mod settings;
 mod state;
 pub mod textfile;
@@ -46,12 +47,13 @@ use crate::diagnostics::Report;
 use crate::model::Rule;
 use crate::watch::Shard;
 use crew::{Crew, Maker};
-use http::{Limits, Served};
+use http::{Access, AccessError, Limits, Served};
 use job::{Done, Tools};
 use recorder::{Recorder, Restored, Retention};
 use reread::Reread;
 use root::{Root, Scanned};
 use scheduler::{Parts, Scheduler};
+use service::Manager;
 pub use state::{StateDir, StateError};
 use warm::Warm;
 
@@ -75,6 +77,9 @@ pub enum DaemonError {
         /// Cause.
         source: std::io::Error,
     },
+    /// Whom HTTP lets in is not known.
+    #[error(transparent)]
+    Access(#[from] AccessError),
 }
 
 /// What is told of every measured save.
@@ -149,6 +154,8 @@ pub struct Setup {
     pub reload: Option<Reload>,
     /// Told of every measured save.
     pub on_save: Option<OnSave>,
+    /// What the process gave up before, in words for the page.
+    pub sandbox: Option<String>,
 }
 
 impl std::fmt::Debug for Setup {
@@ -163,6 +170,7 @@ pub struct Daemon {
     scheduler: Scheduler,
     events: Receiver<Event>,
     handle: Handle,
+    url: String,
 }
 
 impl Daemon {
@@ -175,8 +183,12 @@ impl Daemon {
         let stop = Arc::new(AtomicBool::new(false));
         let start_error = |what| move |source| DaemonError::Start { what, source };
         let served = Arc::new(Served::default());
-        let server = http::serve(setup.listener, Arc::clone(&served), Limits::default())
+        let address = setup.listener.local_addr().map_err(start_error("http server"))?;
+        let access = Access::new(&setup.settings, address)?;
+        let limits = Limits::default().within_descriptors();
+        let server = http::serve(setup.listener, Arc::clone(&served), access, limits)
             .map_err(start_error("http server"))?;
+        let url = server.url();
         let mut roots = Vec::new();
         for (index, path) in setup.roots.into_iter().enumerate() {
             let root = Root::start(
@@ -209,9 +221,15 @@ impl Daemon {
             setup.settings,
             setup.rules,
             setup.state,
-            (setup.reload, setup.on_save),
+            (setup.reload, setup.on_save, setup.sandbox),
         );
-        Ok(Self { scheduler, events, handle: Handle(sender) })
+        Ok(Self { scheduler, events, handle: Handle(sender), url })
+    }
+
+    /// Where it is reached.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// For sending requests.
@@ -222,33 +240,46 @@ impl Daemon {
 
     /// Handles events until asked to stop.
     pub fn run(self) {
-        let Self { mut scheduler, events, handle } = self;
+        let Self { mut scheduler, events, handle, .. } = self;
+        let mut manager = Manager::of_environment();
+        manager.ready();
         // The scheduler must see the channel close only by its own end.
         scheduler.publish();
         let mut dirty = false;
         let mut rendered = Instant::now();
         let mut looked = Instant::now();
         loop {
+            manager.alive();
             if looked.elapsed() >= LOOK_INTERVAL {
                 scheduler.look();
                 looked = Instant::now();
             }
             let interval = if dirty { RENDER_INTERVAL } else { IDLE_INTERVAL };
             let wait = interval.saturating_sub(rendered.elapsed()).min(LOOK_INTERVAL);
+            let wait = manager.patience().map_or(wait, |patience| wait.min(patience));
             match events.recv_timeout(wait) {
                 Ok(Event::Request(Request::Stop)) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(event) => {
+                    let reloads = matches!(event, Event::Request(Request::Reload));
+                    if reloads {
+                        manager.reloading();
+                    }
                     scheduler.handle(event);
+                    if reloads {
+                        manager.ready();
+                    }
                     dirty = true;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if rendered.elapsed() >= interval {
                 scheduler.publish();
+                manager.status(|| scheduler.status());
                 dirty = false;
                 rendered = Instant::now();
             }
         }
+        manager.stopping();
         drop(handle);
         scheduler.finish(&events);
     }

@@ -17,6 +17,7 @@
 //! | 0 | [`linalg`] | what is measured of matrices; pure |
 //! | 0 | [`remote`] | objects of S3 and its kin: lists, versions, ranges |
 //! | 0 | [`disk`] | file systems of others: looked at without a trace, never trusted to answer |
+//! | 0 | [`sandbox`] | what the process may still do once it has started, held by the kernel |
 //!
 //! # The data's way
 //! event → `Settler` → `SettledSave` → `Manifest` → `LayerGraph` → worker: tensor → f32 matrix →
@@ -44,4 +45,5 @@ pub mod linalg;
 pub mod metrics;
 pub mod model;
 pub mod remote;
+pub mod sandbox;
 pub mod watch;

@@ -1,16 +1,19 @@
 //! `weightvane watch`: the daemon.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use listenfd::ListenFd;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::confine::{Given, confine};
 use super::failure::Failure;
 use super::places::{check_root, check_written};
 use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
 use weightvane::config::Settings;
-use weightvane::daemon::{Daemon, Handle, OnSave, Reload, Request, Setup, StateDir};
+use weightvane::daemon::http::AccessError;
+use weightvane::daemon::{Daemon, DaemonError, Handle, OnSave, Reload, Request, Setup, StateDir};
 use weightvane::remote;
 use weightvane::watch::Shard;
 
@@ -18,6 +21,7 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     logging::start(&args.serve.log);
     let mut settings = settings(args.config.as_ref())?;
     apply(&mut settings, &args.serve).map_err(Failure::usage)?;
+    settings.sandbox = args.sandbox.unwrap_or(settings.sandbox);
     let shard = args.shard.shard(&settings)?;
     settings.bases.splice(..0, args.bases.clone());
     let roots = if args.roots.is_empty() { settings.roots.clone() } else { args.roots.clone() };
@@ -31,56 +35,108 @@ pub(super) fn run(args: WatchArgs) -> Result<(), Failure> {
     }
     roots.iter().try_for_each(|root| check_root(root))?;
     check_written(&settings, &roots).map_err(Failure::usage)?;
-    let WatchArgs { config, serve, bases, .. } = args;
-    let watched = roots.clone();
-    let reload = config.map(|path| -> Reload {
-        Box::new(move || {
-            let (mut settings, rules) = read_again(&path, &serve, &watched)?;
-            settings.bases.splice(..0, bases.clone());
-            Ok((settings, rules))
-        })
-    });
-    watch(settings, (roots, shard), reload, None)
+    watch(settings, (roots, shard), args)
 }
 
 /// Watches until a signal.
-pub(super) fn watch(
+fn watch(
     settings: Settings,
-    runs: (Vec<PathBuf>, Shard),
-    reload: Option<Reload>,
-    on_save: Option<OnSave>,
+    (roots, shard): (Vec<PathBuf>, Shard),
+    args: WatchArgs,
 ) -> Result<(), Failure> {
     let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
     let state = state.map_err(|e| Failure::system("state directory", &e))?;
-    let (daemon, address) = start(settings, runs, state, reload, on_save)?;
-    print(&format!("weightvane: http://{address}/ (metrics at http://{address}/metrics)\n"))?;
+    let listener = listener(&args.serve, &settings)?;
+    let files = [args.config.as_deref(), settings.web_config_file.as_deref()];
+    let files: Vec<&Path> = files.into_iter().flatten().collect();
+    let given = confine(&settings, &roots, &files)?;
+    let reload = reload(args, &roots, given.clone());
+    let interval = settings.scan_interval;
+    let parts = Parts { shard, state, reload, on_save: None, sandbox: Some(given.words()) };
+    let daemon = start(listener, settings, roots, parts)?;
+    let url = daemon.url();
+    print(&format!("weightvane: {url}/ (metrics at {url}/metrics)\n"))?;
     on_signal(daemon.handle())?;
+    given.guard(daemon.handle(), interval)?;
     daemon.run();
-    Ok(())
+    given.end()
 }
 
-/// Binds and starts; the address is known before anything else happens.
+/// How to read the configuration again, if there is one.
+fn reload(args: WatchArgs, roots: &[PathBuf], given: Given) -> Option<Reload> {
+    let WatchArgs { config, serve, bases, .. } = args;
+    let (path, roots) = (config?, roots.to_vec());
+    Some(Box::new(move || {
+        let (mut settings, rules) = read_again(&path, &serve, &roots)?;
+        settings.bases.splice(..0, bases.clone());
+        given.check(&settings)?;
+        Ok((settings, rules))
+    }))
+}
+
+/// What a daemon has besides its settings.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) shard: Shard,
+    pub(super) state: Option<StateDir>,
+    pub(super) reload: Option<Reload>,
+    pub(super) on_save: Option<OnSave>,
+    pub(super) sandbox: Option<String>,
+}
+
+/// Listens, or takes the socket that was handed over: the address is known, or refused, before anything
+/// else happens.
+pub(super) fn listener(serve: &ServeArgs, settings: &Settings) -> Result<TcpListener, Failure> {
+    if serve.systemd_socket { handed_over() } else { listen(settings.listen) }
+}
+
+/// Starts.
 pub(super) fn start(
+    listener: TcpListener,
     settings: Settings,
-    (roots, shard): (Vec<PathBuf>, Shard),
-    state: Option<StateDir>,
-    reload: Option<Reload>,
-    on_save: Option<OnSave>,
-) -> Result<(Daemon, std::net::SocketAddr), Failure> {
+    roots: Vec<PathBuf>,
+    parts: Parts,
+) -> Result<Daemon, Failure> {
     let rules = rules(&settings)?;
-    let listening =
-        |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);
-    let listener = TcpListener::bind(settings.listen).map_err(|e| listening(&e))?;
-    let address = listener.local_addr().map_err(|e| listening(&e))?;
-    let setup = Setup { settings, rules, roots, shard, listener, state, reload, on_save };
-    let daemon = Daemon::start(setup).map_err(|e| Failure::system("daemon", &e))?;
-    Ok((daemon, address))
+    let Parts { shard, state, reload, on_save, sandbox } = parts;
+    let setup = Setup { settings, rules, roots, shard, listener, state, reload, on_save, sandbox };
+    Daemon::start(setup).map_err(|error| match error {
+        DaemonError::Access(AccessError::Config(error)) => error.into(),
+        error => Failure::system("daemon", &error),
+    })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|e| Failure::system(&format!("listen on {address}"), &e))
+}
+
+/// The one socket that systemd hands over (`LISTEN_FDS` and `LISTEN_PID`).
+fn handed_over() -> Result<TcpListener, Failure> {
+    let refused = |found: String| {
+        let expected = "expected one of a .socket unit with ListenStream=ADDRESS:PORT";
+        Failure::system(
+            "--web.systemd-socket",
+            &std::io::Error::other(format!("{found}, {expected}")),
+        )
+    };
+    let mut handed = ListenFd::from_env();
+    match handed.len() {
+        0 => return Err(refused("found no socket for this process in LISTEN_FDS".into())),
+        1 => {}
+        n => return Err(refused(format!("found {n} sockets in LISTEN_FDS"))),
+    }
+    let listener =
+        handed.take_tcp_listener(0).map_err(|e| refused(format!("found another socket: {e}")))?;
+    listener.ok_or_else(|| refused("found no socket".into()))
 }
 
 /// Flags win over the file.
 pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) -> Result<(), String> {
     if let Some(listen) = serve.listen {
         settings.listen = listen;
+    }
+    if let Some(file) = &serve.web_config_file {
+        settings.web_config_file = Some(file.clone());
     }
     if let Some(dir) = &serve.state_dir {
         settings.state_dir = Some(dir.clone());

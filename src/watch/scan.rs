@@ -25,8 +25,8 @@ pub struct ScanLimits {
     pub max_depth: usize,
     /// Directory entries looked at in one scan.
     pub max_entries: usize,
-    /// Whose runs are looked for. Of others no file is opened or stated, and no numbered directory is
-    /// listed.
+    /// Whose runs are looked for. Of others no file is opened, and no directory listed whose name says
+    /// that it is a save.
     pub shard: Shard,
 }
 

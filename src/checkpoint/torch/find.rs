@@ -104,7 +104,9 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
             walk.flatten(root, String::new(), (skip, 0), &mut found.tensors, &mut passed);
             if !found.tensors.is_empty() {
                 let Beside { told, n_more } = passed;
-                told.iter().for_each(|(key, n)| found.beside.add(key, *n));
+                for (key, n) in &told {
+                    found.beside.add(key, *n);
+                }
                 found.beside.n_more = found.beside.n_more.saturating_add(n_more);
             }
         }

@@ -13,6 +13,7 @@ pub fn health(snapshot: &Snapshot) -> Vec<String> {
     let mut words = vec![queue(snapshot)];
     if let Some(daemon) = &snapshot.daemon {
         words.push(daemon.version.clone());
+        words.extend(daemon.sandbox.clone());
         words.extend(daemon.watch_modes.iter().map(|(root, mode)| watched(root, *mode)));
         words.push(store(daemon.state_store_ok).1.to_owned());
         words.push(format!("{:?}", daemon.config_last_reload_successful));
@@ -53,6 +54,9 @@ pub(super) fn strip(snapshot: &Snapshot) -> Markup {
                 @if daemon.watch_modes.is_empty() { "–" }
             } }
             div { dt { "History" } dd { span.(store_class) { (store_words) } } }
+            @if let Some(sandbox) = &daemon.sandbox {
+                div { dt { "Sandbox" } dd { (sandbox) } }
+            }
             div { dt { "In the queue" } dd { (queue(snapshot)) " saves" } }
             @if daemon.scan_errors_total > 0 {
                 div { dt { "Failed scans" } dd { span.wait { (grouped(daemon.scan_errors_total)) } } }

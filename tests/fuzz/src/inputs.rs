@@ -51,7 +51,7 @@ pub(crate) fn names(_: &Bench, data: &[u8]) {
     let config = text.lines().next().and_then(|line| serde_json::from_str(line).ok());
     let tensors = listed(&text);
     recognised(&tensors, config.as_ref(), built_in());
-    drop(model::template(&tensors, config.as_ref()));
+    let _ = model::template(&tensors, config.as_ref());
 }
 
 /// An adapter's settings, as its record has them.
@@ -61,10 +61,7 @@ pub(crate) fn adapter(manifest: &Manifest) {
     for adapter in &graph.adapters {
         let scale = settings.scale(&adapter.module, 2);
         assert!(!scale.as_ref().is_err_and(|why| why.len() > 1000), "{scale:?}");
-        assert!(
-            scale.is_ok_and(|scale| scale.is_finite())
-                || settings.scale(&adapter.module, 1).is_err()
-        );
+        assert!(scale.is_ok_and(f64::is_finite) || settings.scale(&adapter.module, 1).is_err());
     }
     let plan = Plan::new(manifest, &graph, &Options::default());
     drop(plan.with_adapters(manifest, &graph, None, &Options::default()));
@@ -163,7 +160,7 @@ pub(crate) fn weights(bench: &Bench, data: &[u8]) {
             );
         };
         for matrix in &report.matrices {
-            let rank = matrix.rows.min(matrix.cols) as f64;
+            let rank = u32::try_from(matrix.rows.min(matrix.cols)).map_or(f64::MAX, f64::from);
             within(matrix.stable_rank, 1.0, rank);
             within(matrix.effective_rank, 1.0, rank);
             within(matrix.spectral_entropy, 0.0, 1.0);

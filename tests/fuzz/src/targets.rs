@@ -126,7 +126,7 @@ fn again(bench: &Bench, manifest: &Manifest, data: &[u8]) {
         });
         (tensor.name.as_str().to_owned(), value)
     };
-    let header = serde_json::Map::from_iter(manifest.tensors.iter().map(entry));
+    let header = manifest.tensors.iter().map(entry).collect::<serde_json::Map<_, _>>();
     let header = serde_json::Value::Object(header).to_string();
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.as_bytes());

@@ -128,6 +128,7 @@ pub(super) fn full() -> Snapshot {
     let daemon = DaemonFacts {
         version: "0.1.0".to_owned(),
         watch_modes: BTreeMap::from([("/runs".to_owned(), WatchMode::Events)]),
+        root_up: BTreeMap::from([("/runs".to_owned(), true)]),
         last_scan_timestamp_seconds: Some(1_772_283_960.0),
         config_last_reload_successful: Some(true),
         state_store_ok: Some(true),

@@ -88,6 +88,12 @@ fn what_comes_is_measured_once_what_is_replaced_again_and_what_goes_is_no_failur
     save(4, 5);
     let metrics = again.wait_analyzed("run", 5);
     assert_eq!(metrics.runs(), ["run"]);
+    let mark = place.dir.path().join("mark");
+    std::fs::create_dir(&mark).unwrap();
+    std::fs::write(mark.join(".weightvane-ended"), "").unwrap();
+    store.upload(&mark, "x/run");
+    let ended = |m: &Metrics| m.value("run_active", &[("run", "run")]).is_some_and(|is| is < 0.5);
+    again.wait("the run to have ended", ended);
     store.objects().remove_below("bucket/x/run/");
     again.wait("the run to be gone", |metrics| metrics.runs().is_empty());
     assert!(again.stderr().iter().all(|line| !line.contains("a-secret")));

@@ -8,6 +8,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("linalg", 0),
     ("remote", 0),
     ("disk", 0),
+    ("sandbox", 0),
     ("checkpoint", 1),
     ("watch", 1),
     ("model", 2),
