@@ -47,6 +47,7 @@ use crate::diagnostics::Report;
 use crate::model::Rule;
 use crate::watch::Shard;
 use crew::{Crew, Maker};
+pub use guard::vital;
 use http::{Access, AccessError, Limits, Served};
 use job::{Done, Tools};
 use recorder::{Recorder, Restored, Retention};

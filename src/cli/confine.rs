@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::failure::Failure;
 use weightvane::config::{Confinement, Settings};
-use weightvane::daemon::{Handle, Request};
+use weightvane::daemon::{Handle, Request, vital};
 use weightvane::disk::within;
 use weightvane::remote;
 use weightvane::sandbox::{Confined, Held, Places, Sandbox};
@@ -148,7 +148,7 @@ impl Given {
         };
         let lost = Arc::clone(&self.lost);
         let interval = interval.max(Duration::from_secs(1));
-        let spawned = std::thread::Builder::new().name("sandbox".into()).spawn(move || {
+        let spawned = vital("sandbox", move || {
             loop {
                 std::thread::sleep(interval);
                 if let Some(path) = confined.lost() {

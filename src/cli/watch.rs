@@ -13,7 +13,9 @@ use super::places::{check_root, check_written};
 use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
 use weightvane::config::Settings;
 use weightvane::daemon::http::AccessError;
-use weightvane::daemon::{Daemon, DaemonError, Handle, OnSave, Reload, Request, Setup, StateDir};
+use weightvane::daemon::{
+    Daemon, DaemonError, Handle, OnSave, Reload, Request, Setup, StateDir, vital,
+};
 use weightvane::remote;
 use weightvane::watch::Shard;
 
@@ -163,7 +165,7 @@ fn read_again(
 pub(super) fn on_signal(handle: Handle) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
     let mut signals = signals.map_err(|e| Failure::system("signal handlers", &e))?;
-    let spawned = std::thread::Builder::new().name("signals".into()).spawn(move || {
+    let spawned = vital("signals", move || {
         for signal in signals.forever() {
             handle.send(if signal == SIGHUP { Request::Reload } else { Request::Stop });
         }

@@ -27,11 +27,12 @@ pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Starts a thread without which nobody would hear of the daemon any more: a panic in it ends the process.
-pub(super) fn vital(
-    name: &str,
-    work: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
+/// Starts a thread without which nobody would hear of the daemon any more, or it of nobody: a panic in it
+/// ends the process, with a line in the log and code 70.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn vital(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     start(name, work, || std::process::exit(INTERNAL))
 }
 

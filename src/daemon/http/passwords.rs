@@ -19,6 +19,7 @@ use ring::rand::SystemRandom;
 use tokio::sync::watch;
 
 use crate::config::{PasswordHash, Users};
+use crate::daemon::guard;
 
 /// Checks that wait for the one at work.
 const MAX_WAITING: usize = 4;
@@ -99,9 +100,7 @@ impl Passwords {
         let state = Arc::new(Mutex::new(State::default()));
         let (queue, checks) = sync_channel(MAX_WAITING);
         let shared = Arc::clone(&state);
-        std::thread::Builder::new()
-            .name("passwords".to_owned())
-            .spawn(move || work(&checks, &shared))?;
+        guard::vital("passwords", move || work(&checks, &shared))?;
         Ok(Self { queue, state, secret })
     }
 

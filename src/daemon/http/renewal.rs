@@ -7,6 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::access::Access;
+use crate::daemon::guard;
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -34,7 +35,7 @@ impl Renewal {
                 access.read_again(is_asked, &mut told);
             }
         };
-        std::thread::Builder::new().name("web-config".to_owned()).spawn(look)?;
+        guard::vital("web-config", look)?;
         Ok(Some(Self(wake)))
     }
 
