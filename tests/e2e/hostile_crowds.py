@@ -225,10 +225,10 @@ def saves():
     yield sound("arrays.npz", of_npz([f"arr_{at}" for at in range(MOST)]))
     yield sound("blocks.gguf", of_gguf([f"blk.{at}.weight" for at in range(MOST)]))
     for name, tensors, pieces, verdict, words in (("tensors", 30_000, 1, "weights", ""), ("pieces", 10, 4_000, "weights", ""), ("one", 1, 40_000, "weights", ""),
-                                                  ("too_many", 60_000, 1, "not weights", "objects, expected fewer")):
+                                                  ("too_many", 60_000, 1, "not weights", "values, expected fewer")):
         record, held = of_distributed(tensors, pieces)
         yield Save(f"crowd_{name}", verdict, words, {".metadata": record, "__0_0.distcp": held})
-    yield Save("crowd_everything", "not weights", "", {".metadata": everything(), "__0_0.distcp": b"x"})
+    yield Save("crowd_everything", "malformed", "found no record of a distributed state", {".metadata": everything(), "__0_0.distcp": b"x"})
     record, held = of_layers(1 << 40)
     yield Save("crowd_layers", "malformed", "layers, expected at most", {".metadata": record, "__0_0.distcp": held})
 

@@ -128,14 +128,15 @@ def layers(n):
 
 def crossed(n):
     """A tensor of which one half is cut into rows and the other into columns."""
-    row = torch_zip(b"\x80\x02" + tensor("0", (1, n), (0, 0), 1) + b".", [("0", bytes(4))])
+    row, column_ = (torch_zip(b"\x80\x02" + tensor("0", shape, (0, 0), 1) + b".", [("0", bytes(4))]) for shape in ((1, n), (n, 1)))
     chunks, places = [], []
     for at in range(n):
-        for corner, shape in ((small(at) + b"K\x00\x86", b"K\x01" + small(n) + b"\x86"), (b"K\x00" + small(n + at) + b"\x86", small(n) + b"K\x01\x86")):
+        for corner, shape, start, length in ((small(at) + b"K\x00\x86", b"K\x01" + small(n) + b"\x86", 0, len(row)),
+                                             (b"K\x00" + small(n + at) + b"\x86", small(n) + b"K\x01\x86", len(row), len(column_))):
             chunks.append(Record.chunk(corner, shape))
-            places.append(Record.index(text("w"), corner) + Record.place(text("__0_0.distcp"), small(len(row))))
+            places.append(Record.index(text("w"), corner) + Record.place(text("__0_0.distcp"), small(length), small(start)))
     entries = b"}(" + text("w") + Record.tensor(small(n) + small(2 * n) + b"\x86", b"]" + often(chunks, end=b"e", at_a_time=100)) + b"u"
-    return Record.of(entries, b"}" + often(places, at_a_time=100)), row, "malformed", "across one another"
+    return Record.of(entries, b"}" + often(places, at_a_time=100)), row + column_, "malformed", "across one another"
 
 
 def of_deepspeed():

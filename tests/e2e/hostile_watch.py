@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 from pathlib import Path
 
 import hostile_places
@@ -69,8 +70,11 @@ class Watched:
         self.daemon, self.address, self.log = daemon, address, log
 
     def metrics(self):
-        _, body = get(f"http://{self.address}/metrics")
-        return body
+        try:
+            return get(f"http://{self.address}/metrics")[1]
+        except urllib.error.HTTPError:
+            # While the history is read.
+            return ""
 
     def values(self, body, family):
         """(run, reason) → value."""

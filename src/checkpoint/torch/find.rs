@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use super::Saved;
 use super::tensor::{self, Found};
 use crate::checkpoint::error::one_line;
@@ -151,6 +153,14 @@ pub(super) fn key_text(heap: &Heap, key: Value) -> Cow<'_, str> {
     }
 }
 
+fn is_name(key: Value) -> bool {
+    matches!(key, Value::Int(_) | Value::Text(_))
+}
+
+fn is_container(value: Value) -> bool {
+    matches!(value, Value::Node(_))
+}
+
 struct Walk<'a> {
     saved: &'a Saved,
     n_left: usize,
@@ -164,48 +174,67 @@ impl<'a> Walk<'a> {
 
     /// The items of a container, lists by number; of one name the last. Bounded over all calls.
     fn items(&mut self, value: Value) -> Vec<(Cow<'a, str>, Value)> {
-        let heap = &self.saved.heap;
-        // Before any key is looked at, as all of them can be one long text.
-        let n_bytes = |(key, _): &(Value, Value)| heap.text(*key).map_or(0, str::len);
-        let keys = heap.dict(value).unwrap_or_default().iter().map(n_bytes);
-        let cost = keys.fold(0_usize, |sum, n| sum.saturating_add(n / N_BYTES_OF_VISIT));
-        self.n_left = self.n_left.saturating_sub(cost);
-        if self.n_left == 0 {
+        if !self.visit(value) {
             return Vec::new();
         }
-        let items: Vec<(Cow<'a, str>, Value)> = match heap.node(value) {
+        let heap = &self.saved.heap;
+        match heap.node(value) {
             Some(Node::Dict(items)) => {
-                let is_name = |key: Value| matches!(key, Value::Int(_) | Value::Text(_));
                 let named = items.iter().filter(|(key, _)| is_name(*key));
                 let named = named.map(|(key, value)| (key_text(heap, *key), *value));
                 let mut seen = HashSet::new();
                 let mut last: Vec<(Cow<'a, str>, Value)> =
-                    named.rev().filter(|(key, _)| seen.insert(key.clone())).collect();
+                    named.rev().filter(|(key, _)| seen.insert(xxh3_128(key.as_bytes()))).collect();
                 last.reverse();
                 last
             }
             Some(Node::List(items) | Node::Tuple(items)) => {
-                let is_container = |value: &Value| matches!(value, Value::Node(_));
-                let numbered = items.iter().enumerate().filter(|(_, value)| is_container(value));
+                let numbered = items.iter().enumerate().filter(|(_, value)| is_container(**value));
                 numbered.map(|(at, value)| (at.to_string().into(), *value)).collect()
             }
             _ => Vec::new(),
-        };
-        self.n_left = self.n_left.saturating_sub(items.len());
-        items
+        }
     }
 
-    /// Number of tensors in a value.
+    /// Counts what a container takes to be looked at, before any of it is: all its keys can be one long
+    /// text.
+    fn visit(&mut self, value: Value) -> bool {
+        let heap = &self.saved.heap;
+        let n_bytes = |(key, _): &(Value, Value)| heap.text(*key).map_or(0, str::len);
+        let cost = match heap.node(value) {
+            Some(Node::Dict(items)) => {
+                let cost = |item| (n_bytes(item) / N_BYTES_OF_VISIT).saturating_add(1);
+                items.iter().fold(0_usize, |sum, item| sum.saturating_add(cost(item)))
+            }
+            Some(Node::List(items) | Node::Tuple(items)) => items.len(),
+            _ => 0,
+        };
+        self.n_left = self.n_left.saturating_sub(cost);
+        self.n_left > 0
+    }
+
+    /// Number of tensors in a value; under one key all are counted.
     fn count(&mut self, value: Value, depth: usize) -> usize {
         if self.is_tensor(value) {
             return 1;
         }
-        if depth >= MAX_DEPTH || self.n_left == 0 {
+        if depth >= MAX_DEPTH || !self.visit(value) {
             return 0;
         }
+        let deeper = depth.saturating_add(1);
         let mut n = 0_usize;
-        for (_, value) in self.items(value) {
-            n = n.saturating_add(self.count(value, depth.saturating_add(1)));
+        match self.saved.heap.node(value) {
+            Some(Node::Dict(items)) => {
+                for (_, value) in items.iter().filter(|(key, _)| is_name(*key)) {
+                    n = n.saturating_add(self.count(*value, deeper));
+                }
+            }
+            Some(Node::List(items) | Node::Tuple(items)) => {
+                for value in items.iter().filter(|value| is_container(**value)) {
+                    n = n.saturating_add(self.count(*value, deeper));
+                }
+            }
+            _ => {}
         }
         n
     }
