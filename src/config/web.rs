@@ -167,11 +167,9 @@ fn rate_limit(wire: Option<RateWire>, at: &Place<'_>) -> Result<Option<RateLimit
             return Err(at.error("interval", format!("found `{text}`, {expected}")));
         }
     };
-    match burst {
-        Some(burst @ 1..) => Ok(Some(RateLimit { interval, burst })),
-        _ => {
-            let found = burst.map_or("nothing".to_owned(), |burst| burst.to_string());
-            Err(at.error("burst", format!("found {found}, expected 1 or more requests at once")))
-        }
+    if let Some(burst @ 1..) = burst {
+        return Ok(Some(RateLimit { interval, burst }));
     }
+    let found = burst.map_or("nothing".to_owned(), |burst| burst.to_string());
+    Err(at.error("burst", format!("found {found}, expected 1 or more requests at once")))
 }

@@ -99,8 +99,6 @@ pub(super) struct Scheduler {
     state_checked: Option<Instant>,
     is_writable: bool,
     reload: Option<Reload>,
-    /// Whether the configuration could be read when it was read last.
-    is_configured: bool,
     on_save: Option<OnSave>,
     /// Run → measured saves for which its dropped series were counted.
     dropped_for: BTreeMap<String, u64>,
@@ -140,6 +138,7 @@ impl Scheduler {
             facts: DaemonFacts {
                 version: env!("CARGO_PKG_VERSION").into(),
                 series_limit: Some(settings.series_limit),
+                config_last_reload_successful: Some(true),
                 ..DaemonFacts::default()
             },
             settings,
@@ -166,7 +165,6 @@ impl Scheduler {
             state_checked: None,
             is_writable: true,
             reload,
-            is_configured: true,
             on_save,
             dropped_for: BTreeMap::new(),
             textfile_failed: false,
@@ -254,13 +252,13 @@ impl Scheduler {
                 self.options = options(&settings);
                 self.rules = Arc::new(rules);
                 self.facts.series_limit = Some(settings.series_limit);
-                self.is_configured = true;
+                self.facts.config_last_reload_successful = Some(true);
                 self.settings = settings;
                 self.compare();
                 info!("configuration read again");
             }
             Err(error) => {
-                self.is_configured = false;
+                self.facts.config_last_reload_successful = Some(false);
                 warn!(error, "configuration not read again, the last one stays in force");
             }
         }
@@ -287,12 +285,15 @@ impl Scheduler {
         self.check_state();
         let access = self.server.access();
         self.facts.http_rejected_total = access.rejected();
-        self.facts.config_last_reload_successful = Some(self.is_configured && access.is_current());
+        let mut facts = self.facts.clone();
+        let is_current = access.is_current();
+        facts.config_last_reload_successful =
+            facts.config_last_reload_successful.map(|is_read| is_read && is_current);
         let (now, unix, patience) = (self.now(), unix_now(), self.patience());
         let queue = &self.queue;
         let runs = self.runs.values().map(|r| r.facts(queue.len(&r.name), patience, now, unix));
         let snapshot = Snapshot {
-            daemon: Some(self.facts.clone()),
+            daemon: Some(facts),
             runs: runs.collect(),
             process: metrics::process_families(),
         };

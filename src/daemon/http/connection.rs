@@ -131,7 +131,7 @@ impl Shared {
         let admitted = timeout(self.limits.response_timeout, self.access.admit(&gate, &request));
         let admitted = admitted.await.unwrap_or_else(|_| {
             let late = plain(StatusCode::SERVICE_UNAVAILABLE, "no answer in time\n");
-            Err((Rejection::Busy, late))
+            Err((Rejection::Busy, late.into()))
         });
         let mut response = match admitted {
             Ok(()) if events::is_asked_for(&request) => {

@@ -8,11 +8,12 @@ use std::net::IpAddr;
 
 use hyper::Request;
 use hyper::header::HOST;
+use hyper::http::uri::Authority;
 
 /// Whether every host that the request names may be asked for. A request that names none comes from
 /// no browser.
 pub(super) fn are_ours<B>(request: &Request<B>, names: &[String]) -> bool {
-    let in_uri = request.uri().authority().map(|authority| authority.as_str());
+    let in_uri = request.uri().authority().map(Authority::as_str);
     let in_headers = request.headers().get_all(HOST).into_iter().map(|value| value.to_str());
     let mut all = in_uri.into_iter().map(Ok).chain(in_headers);
     all.all(|host| host.is_ok_and(|host| is_ours(host, names)))

@@ -82,7 +82,7 @@ impl Limits {
         let room = usize::try_from(room).unwrap_or(usize::MAX).max(2);
         let max_farewells = self.max_farewells.min(room / 8);
         let max_connections = self.max_connections.min(room - max_farewells);
-        Self { max_farewells, max_connections, ..self }
+        Self { max_connections, max_farewells, ..self }
     }
 }
 

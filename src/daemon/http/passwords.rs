@@ -1,8 +1,7 @@
 //! Passwords: checked on a thread of their own, few at a time, and what was right is known again.
 //!
 //! A check takes some 70 ms of a core by design. No request waits on the async thread for it, a flood
-//! of them fills a short queue and is turned away, and takes at most half of one core at the lowest
-//! priority.
+//! of them fills a short queue and is turned away, and takes at most half of one core, after others.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hint::black_box;
@@ -156,8 +155,9 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 /// Checks what comes, until nobody can ask any more.
 fn work(checks: &Receiver<Check>, state: &Mutex<State>) {
-    // Of this thread alone. Not idle: who may ask must get in on a busy machine too.
-    let _ = rustix::process::nice(19);
+    // Of this thread alone. A little below others and no more: who may ask must get in on a machine
+    // that trains on all of its cores, where a lower one would wait for minutes.
+    let _ = rustix::process::nice(5);
     while let Ok(check) = checks.recv() {
         let begun = Instant::now();
         let is_right = check.is_right();
