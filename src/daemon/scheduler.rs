@@ -48,7 +48,6 @@ const LOADING_PATIENCE: Duration = Duration::from_secs(5);
 const KEPT_FRACTION: u64 = 2;
 
 /// Owner of the table of runs.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Scheduler {
     started: Instant,
     settings: Settings,
@@ -91,8 +90,6 @@ pub(super) struct Scheduler {
     state_checked: Option<Instant>,
     is_writable: bool,
     reload: Option<Reload>,
-    /// Whether the configuration could be read when it was read last.
-    is_configured: bool,
     on_save: Option<OnSave>,
     /// Run → measured saves for which its dropped series were counted.
     dropped_for: BTreeMap<String, u64>,
@@ -135,6 +132,7 @@ impl Scheduler {
                 sandbox,
                 series_limit: Some(settings.series_limit),
                 shard,
+                config_last_reload_successful: Some(true),
                 ..DaemonFacts::default()
             },
             settings,
@@ -163,7 +161,6 @@ impl Scheduler {
             state_checked: None,
             is_writable: true,
             reload,
-            is_configured: true,
             on_save,
             dropped_for: BTreeMap::new(),
             textfile_failed: false,
@@ -281,13 +278,13 @@ impl Scheduler {
                 self.options = options(&settings);
                 self.rules = Arc::new(rules);
                 self.facts.series_limit = Some(settings.series_limit);
-                self.is_configured = true;
+                self.facts.config_last_reload_successful = Some(true);
                 self.settings = settings;
                 self.compare();
                 info!("configuration read again");
             }
             Err(error) => {
-                self.is_configured = false;
+                self.facts.config_last_reload_successful = Some(false);
                 warn!(error, "configuration not read again, the last one stays in force");
             }
         }
@@ -326,12 +323,15 @@ impl Scheduler {
         self.facts.root_up = self.root_up();
         let access = self.server.access();
         self.facts.http_rejected_total = access.rejected();
-        self.facts.config_last_reload_successful = Some(self.is_configured && access.is_current());
+        let mut facts = self.facts.clone();
+        let is_current = access.is_current();
+        facts.config_last_reload_successful =
+            facts.config_last_reload_successful.map(|is_read| is_read && is_current);
         let (now, unix, patience) = (self.now(), unix_now(), self.patience());
         let queue = &self.queue;
         let runs = self.runs.values().map(|r| r.facts(queue.len(&r.name), patience, now, unix));
         let snapshot = Snapshot {
-            daemon: Some(self.facts.clone()),
+            daemon: Some(facts),
             runs: runs.collect(),
             process: metrics::process_families(),
             labels: self.settings.labels.clone(),

@@ -54,7 +54,7 @@ pub(super) struct Gate {
 }
 
 /// A request that is not answered, and how that is said.
-pub(super) type Refusal = (Rejection, Response<Full<Bytes>>);
+pub(super) type Refusal = (Rejection, Box<Response<Full<Bytes>>>);
 
 impl Access {
     /// What the settings say of a server at this address.
@@ -164,14 +164,15 @@ impl Access {
         }
         let is_checked = gate.is_open() && self.address.ip().is_loopback();
         if is_checked && !hosts::are_ours(request, &self.hosts) {
-            return Err((Rejection::Host, plain(StatusCode::MISDIRECTED_REQUEST, FOREIGN_HOST)));
+            let refused = plain(StatusCode::MISDIRECTED_REQUEST, FOREIGN_HOST);
+            return Err((Rejection::Host, refused.into()));
         }
         if let Some(Err(wait)) = gate.bucket.as_ref().map(|bucket| bucket.take(Instant::now())) {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             let mut refused =
                 plain(StatusCode::TOO_MANY_REQUESTS, "too many requests (rate_limit)\n");
             refused.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-            return Err((Rejection::Rate, refused));
+            return Err((Rejection::Rate, refused.into()));
         }
         let users = &gate.config.users;
         if users.is_empty() {
@@ -181,12 +182,13 @@ impl Access {
             Verdict::Right => Ok(()),
             Verdict::Wrong => {
                 let refused = plain(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
-                Err((Rejection::Unauthorized, with(refused, header::WWW_AUTHENTICATE, CHALLENGE)))
+                let refused = with(refused, header::WWW_AUTHENTICATE, CHALLENGE);
+                Err((Rejection::Unauthorized, refused.into()))
             }
             Verdict::Busy => {
                 let text = "too many passwords to check\n";
                 let refused = plain(StatusCode::SERVICE_UNAVAILABLE, text);
-                Err((Rejection::Busy, with(refused, header::RETRY_AFTER, "1")))
+                Err((Rejection::Busy, with(refused, header::RETRY_AFTER, "1").into()))
             }
         }
     }

@@ -129,11 +129,10 @@ impl Shared {
     async fn answer(&self, request: Request<Incoming>, until: Instant) -> Response<Reply> {
         let gate = self.access.gate();
         let admitted = timeout(self.limits.response_timeout, self.access.admit(&gate, &request));
-        let late = || plain(StatusCode::SERVICE_UNAVAILABLE, "no answer in time\n");
-        let admitted = match admitted.await {
-            Ok(admitted) => admitted,
-            Err(_) => Err((Rejection::Busy, late())),
-        };
+        let admitted = admitted.await.unwrap_or_else(|_| {
+            let late = plain(StatusCode::SERVICE_UNAVAILABLE, "no answer in time\n");
+            Err((Rejection::Busy, late.into()))
+        });
         let mut response = match admitted {
             Ok(()) if events::is_asked_for(&request) => {
                 self.streams.open(until).unwrap_or_else(|full| {

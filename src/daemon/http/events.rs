@@ -39,11 +39,13 @@ impl Streams {
 
     /// A stream that lasts until the client goes, the server stops or its time is over, whereupon
     /// browsers ask again; 503 where there are too many.
-    #[expect(clippy::result_large_err, reason = "an answer like the other, moved once")]
-    pub(super) fn open(&self, until: Instant) -> Result<Response<Reply>, Response<Full<Bytes>>> {
+    pub(super) fn open(
+        &self,
+        until: Instant,
+    ) -> Result<Response<Reply>, Box<Response<Full<Bytes>>>> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             let full = plain(StatusCode::SERVICE_UNAVAILABLE, "too many streams\n");
-            return Err(with(full, header::RETRY_AFTER, "60"));
+            return Err(with(full, header::RETRY_AFTER, "60").into());
         };
         let feed = Feed {
             versions: self.served.versions(),

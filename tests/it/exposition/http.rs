@@ -11,7 +11,7 @@ use flate2::read::GzDecoder;
 use weightvane::config::Settings;
 use weightvane::daemon::http::{Access, Limits, Served, Server, serve};
 use weightvane::diagnostics::Skipped;
-use weightvane::metrics::{RunFacts, Snapshot};
+use weightvane::metrics::{Rejection, RunFacts, Snapshot};
 
 use super::sample;
 
@@ -294,6 +294,7 @@ fn a_client_that_takes_a_response_too_slowly_is_cut_off() {
         thread::sleep(Duration::from_millis(10));
     }
     assert!(received > 0 && received < BODY, "{received} bytes");
+    assert_eq!(server.access().rejected()[Rejection::Slow as usize], 1);
 }
 
 #[test]

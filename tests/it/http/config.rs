@@ -55,25 +55,25 @@ fn everything_that_the_exporters_of_prometheus_take_is_taken() {
     );
 }
 
+/// Holds that a file is refused in one line that says all of `wanted`.
+fn refused(place: &Place, text: &str, wanted: &[&str]) {
+    let message = load(place, text).unwrap_err();
+    for part in wanted {
+        assert!(message.contains(part), "{text:?}: {message:?} lacks {part:?}");
+    }
+    assert!(message.starts_with("web.yml:") && !message.contains('\n'), "{message:?}");
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "one table")]
-fn what_cannot_be_honoured_is_refused_in_one_line() {
+fn what_tls_cannot_do_is_refused_in_one_line() {
     let place = Place::new();
     place.certificate();
     place.write("empty.pem", "nothing\n");
     let other = super::certificates::Authority::new("other");
     place.write("other.key", &other.issue(&["x"]).1);
     place.write("ca.crt", other.pem());
-    let check = |text: &str, wanted: &[&str]| {
-        let message = load(&place, text).unwrap_err();
-        for part in wanted {
-            assert!(message.contains(part), "{text:?}: {message:?} lacks {part:?}");
-        }
-        assert!(message.starts_with("web.yml:") && !message.contains('\n'), "{message:?}");
-    };
+    let check = |text: &str, wanted: &[&str]| refused(&place, text, wanted);
     let tls = |more: &str| TLS.replace('}', &format!(",\n  {more}}}"));
-    check("tls_server_conf: {}\n", &["web.yml:1", "tls_server_conf", "tls_server_config"]);
-    check("[]\n", &["key: value"]);
     check(
         "tls_server_config:\n  min_version: TLS13\n",
         &["web.yml:1: tls_server_config", "cert_file"],
@@ -123,6 +123,14 @@ fn what_cannot_be_honoured_is_refused_in_one_line() {
         &tls("client_ca_file: empty.pem, client_auth_type: VerifyClientCertIfGiven"),
         &["client_ca_file", "empty.pem", "no certificate"],
     );
+}
+
+#[test]
+fn what_else_makes_no_sense_is_refused_in_one_line() {
+    let place = Place::new();
+    let check = |text: &str, wanted: &[&str]| refused(&place, text, wanted);
+    check("tls_server_conf: {}\n", &["web.yml:1", "tls_server_conf", "tls_server_config"]);
+    check("[]\n", &["key: value"]);
     check(
         "http_server_config:\n  headers:\n    Server: x\n",
         &["headers", "`Server`", "X-Frame-Options"],

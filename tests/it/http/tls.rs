@@ -113,7 +113,7 @@ fn a_certificate_may_stand_in_the_file() {
     let client = place.certificate();
     let inline = |name: &str| {
         let text = fs::read_to_string(place.path(name)).unwrap();
-        text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n") + "\n"
+        format!("    {}\n", text.trim_end().replace('\n', "\n    "))
     };
     let (certificate, key) = (inline("server.crt"), inline("server.key"));
     let web = format!("tls_server_config:\n  cert: |\n{certificate}  key: |\n{key}");

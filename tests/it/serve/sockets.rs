@@ -11,8 +11,7 @@ use super::process::{Daemon, FAST, PROGRAM, Place, run};
 /// descriptor 3 on, for the process itself.
 fn handed(place: &Place, socket: OwnedFd, n: usize, pid: &str) -> Command {
     let mut command = Command::new("sh");
-    let copies: Vec<String> = (0..n).map(|at| format!(" {}<&0", at + 3)).collect();
-    let copies = copies.concat();
+    let copies = ["", " 3<&0", " 3<&0 4<&0"][n];
     let script =
         format!("exec{copies} && exec </dev/null && LISTEN_FDS={n} LISTEN_PID={pid} exec \"$@\"");
     command.args(["-c", &script, "sh", PROGRAM, "watch"]).arg(&place.root);
