@@ -3,6 +3,7 @@
 mod analyze;
 mod backfill;
 mod confine;
+mod crash;
 mod demo;
 mod explain;
 mod failure;
@@ -25,7 +26,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use failure::Failure;
 use fleet::{LabelArgs, ShardArgs};
-use weightvane::config::{ConfigError, Confinement, Settings, architectures};
+use weightvane::config::{ConfigError, Confinement, Settings, WebConfig, architectures};
 use weightvane::daemon::demo::fault::FaultKind;
 use weightvane::diagnostics::Options;
 use weightvane::model::Rule;
@@ -33,7 +34,7 @@ use weightvane::model::Rule;
 /// Sees, while a network trains, how its layers line up: reads checkpoints, never the job.
 ///
 /// Exit codes: 0 done · 2 usage · 64 bad configuration · 65 malformed checkpoint · 66 missing or
-/// unreadable · 71 the system refuses ·
+/// unreadable · 70 internal error · 71 the system refuses ·
 /// 75 incomplete or changing.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100, arg_required_else_help = true)]
@@ -50,11 +51,8 @@ enum Command {
     Analyze(AnalyzeArgs),
     /// Show how a checkpoint is read: architecture, matrices, pairs, heads, what is skipped and why
     Explain(ExplainArgs),
-    /// Check a configuration file
-    CheckConfig {
-        /// The file
-        file: PathBuf,
-    },
+    /// Check a configuration file, that of HTTP, or both
+    CheckConfig(CheckArgs),
     /// Print a table of the history as CSV or JSON lines
     History(HistoryArgs),
     /// Write the past of all runs as OpenMetrics with timestamps, for promtool
@@ -73,6 +71,16 @@ enum Command {
         /// Directory, made if it is missing
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct CheckArgs {
+    /// The file, with what it names
+    file: Option<PathBuf>,
+    /// TLS, passwords and more for HTTP, with its certificates
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    web_config_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +109,12 @@ struct ServeArgs {
     /// Address of /metrics, the page and the API [default: 127.0.0.1:10717]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    /// TLS, passwords and more for HTTP: a file in the format of Prometheus' exporters
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    web_config_file: Option<PathBuf>,
+    /// Serve on the socket that systemd hands over, instead of listening
+    #[arg(long = "web.systemd-socket", conflicts_with = "listen")]
+    systemd_socket: bool,
     /// Directory of this daemon's own, for what must outlive a restart; a second daemon on it is refused
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -252,7 +266,7 @@ struct DemoArgs {
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = demo_seconds, requires = "fault")]
     fault_seconds: Duration,
     /// Only train, with saves into DIR, to be watched by a daemon of your own
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["listen", "state_dir", "textfile"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["listen", "web_config_file", "systemd_socket", "state_dir", "textfile"])]
     train_into: Option<PathBuf>,
     #[command(flatten)]
     serve: ServeArgs,
@@ -287,16 +301,17 @@ pub(crate) fn run() -> ExitCode {
         Err(said) if said.exit_code() == 0 || is_help(&said) => said.exit(),
         Err(wrong) => return Failure::usage(in_one_line(&wrong)).tell(),
     };
-    let result = match cli.command {
+    crash::tell_in_one_line();
+    let result = crash::caught(|| match cli.command {
         Command::Watch(args) => watch::run(args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::CheckConfig { file } => check_config(&file),
+        Command::CheckConfig(args) => check_config(&args),
         Command::History(args) => history::run(&args),
         Command::Backfill(args) => backfill::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate { dir } => generate::run(&dir),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
@@ -318,10 +333,19 @@ fn in_one_line(wrong: &clap::Error) -> String {
     format!("{} (see --help)", line.strip_prefix("error: ").unwrap_or(&line))
 }
 
-fn check_config(file: &std::path::Path) -> Result<(), Failure> {
-    let settings = Settings::load(file)?;
-    let rules = rules(&settings)?;
-    print(&format!("{}: valid; {} architecture rules\n", file.display(), rules.len()))
+fn check_config(args: &CheckArgs) -> Result<(), Failure> {
+    let mut web = args.web_config_file.clone();
+    if let Some(file) = &args.file {
+        let settings = Settings::load(file)?;
+        let rules = rules(&settings)?;
+        print(&format!("{}: valid; {} architecture rules\n", file.display(), rules.len()))?;
+        web = web.or(settings.web_config_file);
+    }
+    let Some(file) = web else { return Ok(()) };
+    let config = WebConfig::load(&file)?;
+    let tls = if config.tls.is_some() { "TLS" } else { "no TLS" };
+    print(&format!("{}: valid; {tls}, {} users\n", file.display(), config.users.len()))?;
+    config.remarks.iter().try_for_each(|remark| print(&format!("  {remark}\n")))
 }
 
 /// The settings of a file, or the defaults.

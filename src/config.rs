@@ -5,6 +5,7 @@ mod check;
 mod fleet;
 mod place;
 mod runs;
+mod web;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use crate::diagnostics::EXACT_LIMIT;
 use crate::history::Rules;
 use crate::metrics::Labels;
 pub use runs::{DeclaredOptimizer, RunSettings};
+pub use web::{PasswordHash, RateLimit, Users, WebConfig};
 
 /// Longest configuration accepted. The YAML parser is quadratic on hostile nesting.
 pub const MAX_CONFIG_BYTES: u64 = 64 * 1024;
@@ -61,6 +63,17 @@ pub enum ConfigError {
         line: usize,
         /// What was found and what was expected.
         message: String,
+    },
+    /// Passwords would be sent over the network in the clear.
+    #[error(
+        "{}: found basic_auth_users without TLS at {address}, expected tls_server_config as well, a loopback \
+         address, or basic_auth_without_tls", path.display()
+    )]
+    Exposed {
+        /// File.
+        path: PathBuf,
+        /// Where they would be taken.
+        address: SocketAddr,
     },
     /// A value of the right type that makes no sense.
     #[error("{}:{line}: {key}: {message}", path.display())]
@@ -126,6 +139,12 @@ impl Confinement {
 pub struct Settings {
     /// Address of `/metrics`, the page and the API.
     pub listen: SocketAddr,
+    /// TLS, passwords and more for them, in the format of Prometheus' exporters.
+    pub web_config_file: Option<PathBuf>,
+    /// Whether passwords are taken without TLS also elsewhere than on loopback.
+    pub basic_auth_without_tls: bool,
+    /// Further names under which a browser may ask on loopback.
+    pub allowed_hosts: Vec<String>,
     /// Directories to watch, besides those of the command line.
     pub roots: Vec<PathBuf>,
     /// Directory for what must outlive a restart.
@@ -202,6 +221,9 @@ pub struct Settings {
 #[serde(deny_unknown_fields, default)]
 struct Wire {
     listen: Option<String>,
+    web_config_file: Option<PathBuf>,
+    basic_auth_without_tls: Option<bool>,
+    allowed_hosts: Option<Vec<String>>,
     roots: Option<Vec<PathBuf>>,
     state_dir: Option<PathBuf>,
     textfile: Option<PathBuf>,
@@ -242,6 +264,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 10717)),
+            web_config_file: None,
+            basic_auth_without_tls: false,
+            allowed_hosts: Vec::new(),
             roots: Vec::new(),
             state_dir: None,
             textfile: None,
@@ -340,14 +365,14 @@ fn syntax_error(path: &Path, text: &str, error: &serde_yaml::Error) -> ConfigErr
     let mut message = said.split(" at line ").next().unwrap_or(&said).to_owned();
     for (ours, theirs) in [
         ("expected usize", "expected a whole number, 0 or more"),
-        ("expected struct Wire", "expected lines of `key: value`"),
-        ("expected struct Rule", "expected lines of `key: value`"),
-        ("expected struct AnomaliesWire", "expected lines of `key: value`"),
-        ("expected struct RunWire", "expected lines of `key: value`"),
-        ("expected struct OptimizerWire", "expected lines of `key: value`"),
+        ("expected u32", "expected a whole number, 0 or more"),
         ("expected a sequence", "expected a list"),
     ] {
         message = message.replace(ours, theirs);
+    }
+    if let Some((before, name)) = message.split_once("expected struct ") {
+        let after = name.split_once(' ').map(|(_, after)| format!(" {after}")).unwrap_or_default();
+        message = format!("{before}expected lines of `key: value`{after}");
     }
     // The parser places a duplicate where the mapping begins.
     let duplicate = message.contains("duplicate").then(|| second_of_a_key(text)).flatten();

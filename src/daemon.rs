@@ -8,6 +8,7 @@ pub mod backfill;
 mod counters;
 mod crew;
 pub mod demo;
+mod guard;
 pub mod http;
 mod job;
 mod names;
@@ -46,7 +47,7 @@ use crate::diagnostics::Report;
 use crate::model::Rule;
 use crate::watch::Shard;
 use crew::{Crew, Maker};
-use http::{Limits, Served};
+use http::{Access, AccessError, Limits, Served};
 use job::{Done, Tools};
 use recorder::{Recorder, Restored, Retention};
 use reread::Reread;
@@ -76,6 +77,9 @@ pub enum DaemonError {
         /// Cause.
         source: std::io::Error,
     },
+    /// Whom HTTP lets in is not known.
+    #[error(transparent)]
+    Access(#[from] AccessError),
 }
 
 /// What is told of every measured save.
@@ -166,6 +170,7 @@ pub struct Daemon {
     scheduler: Scheduler,
     events: Receiver<Event>,
     handle: Handle,
+    url: String,
 }
 
 impl Daemon {
@@ -178,8 +183,12 @@ impl Daemon {
         let stop = Arc::new(AtomicBool::new(false));
         let start_error = |what| move |source| DaemonError::Start { what, source };
         let served = Arc::new(Served::default());
-        let server = http::serve(setup.listener, Arc::clone(&served), Limits::default())
+        let address = setup.listener.local_addr().map_err(start_error("http server"))?;
+        let access = Access::new(&setup.settings, address)?;
+        let limits = Limits::default().within_descriptors();
+        let server = http::serve(setup.listener, Arc::clone(&served), access, limits)
             .map_err(start_error("http server"))?;
+        let url = server.url();
         let mut roots = Vec::new();
         for (index, path) in setup.roots.into_iter().enumerate() {
             let root = Root::start(
@@ -214,7 +223,13 @@ impl Daemon {
             setup.state,
             (setup.reload, setup.on_save, setup.sandbox),
         );
-        Ok(Self { scheduler, events, handle: Handle(sender) })
+        Ok(Self { scheduler, events, handle: Handle(sender), url })
+    }
+
+    /// Where it is reached.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// For sending requests.
@@ -225,7 +240,7 @@ impl Daemon {
 
     /// Handles events until asked to stop.
     pub fn run(self) {
-        let Self { mut scheduler, events, handle } = self;
+        let Self { mut scheduler, events, handle, .. } = self;
         let mut manager = Manager::of_environment();
         manager.ready();
         // The scheduler must see the channel close only by its own end.

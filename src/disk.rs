@@ -3,6 +3,7 @@
 //! Whatever is asked of a directory of a training job goes through [`operation`], so that a thread
 //! that waits for a file server which is gone can be told from one that works.
 
+mod beneath;
 mod operations;
 
 use std::ffi::{OsStr, OsString};
@@ -17,19 +18,33 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Dir, FileType as Kind, Mode, OFlags};
 use rustix::io::Errno;
 
-pub use operations::{Here, Operation, Operations, adopt, current, operation};
+pub use operations::{Confined, Here, Operation, Operations, adopt, confine, current, operation};
 
 /// Opens for reading with no trace in the access time where the system lets us (owner or root).
+///
+/// While this thread is [`confine`]d to a directory, what is below it by its name must be so with all
+/// links followed.
 ///
 /// # Errors
 /// The system's.
 pub fn open_quietly(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let _under_way = operation();
     let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
-    match rustix::fs::open(path, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => Ok(rustix::fs::open(path, flags, Mode::empty())?),
-        result => Ok(result?),
-    }
+    let root = operations::root_of(path);
+    let open = |flags| match &root {
+        Some(root) => beneath::open(root, path, flags),
+        None => rustix::fs::open(path, flags, Mode::empty()),
+    };
+    let opened = match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        result => result,
+    };
+    opened.map_err(|error| match error {
+        Errno::XDEV if root.is_some() => {
+            io::Error::new(io::ErrorKind::PermissionDenied, "it links out of the watched root")
+        }
+        other => other.into(),
+    })
 }
 
 /// One name in a directory.
@@ -178,6 +193,35 @@ mod tests {
         assert!(list(&path.join("file")).is_err() && list(&path.join("none")).is_err());
         let unknown = Entry { directory: path.into(), name: "sub".into(), kind: Kind::Unknown };
         assert_eq!(unknown.kind().unwrap(), EntryKind::Directory);
+    }
+
+    #[test]
+    fn who_is_confined_opens_nothing_outside_under_a_name_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+        fs::create_dir(&root).unwrap();
+        fs::write(&outside, "").unwrap();
+        let link = root.join("link");
+        std::os::unix::fs::symlink(&outside, &link).unwrap();
+        let open = |path: &Path| open_quietly(path, OFlags::empty());
+        let _here = adopt(Some(std::sync::Arc::default()));
+        assert!(open(&link).is_ok(), "whoever named it may mean it");
+        let confined = confine(&root);
+        let error = open(&link).unwrap_err();
+        assert!(error.to_string().contains("links out of the watched root"), "{error}");
+        assert!(open(&outside).is_ok(), "a path of its own was named by the user");
+        assert!(list(&root).is_ok());
+        let helper = current();
+        let helped = std::thread::scope(|scope| {
+            let ask = || {
+                let _here = adopt(helper);
+                open(&link).is_ok()
+            };
+            scope.spawn(ask).join().unwrap()
+        });
+        assert!(!helped, "threads that help are confined as well");
+        drop(confined);
+        assert!(open(&link).is_ok());
     }
 
     #[test]

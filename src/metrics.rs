@@ -21,6 +21,7 @@ pub use encode::{
 };
 pub use labels::{LabelError, Labels, MAX_LABEL_BYTES, MAX_LABELS};
 pub use snapshot::{
-    DaemonFacts, DurationHistogram, RidgeRate, RunFacts, RunState, Snapshot, WatchMode, reason,
+    DaemonFacts, DurationHistogram, Rejection, RidgeRate, RunFacts, RunState, Snapshot, WatchMode,
+    reason,
 };
 pub use timeline::{MAX_STRETCHES, REPEAT, Timeline, TimelineError};

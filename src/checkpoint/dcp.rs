@@ -10,12 +10,13 @@ use std::path::Path;
 
 use super::error::{OpenError, n_tensors, one_line, shown};
 use super::formats::{WEIGHTS, says_other};
+use super::one_file::n_elements;
 use super::place::{MAX_PIECES, Place, row_major};
 use super::safetensors::MAX_IN_FILE;
 use super::source::{self, Stretch};
 use super::stretches::Stretches;
 use super::{Manifest, SourceFile, TensorInfo, Text, torch};
-use metadata::{Chunk, Distributed};
+use metadata::{Chunk, Distributed, Under};
 
 /// The file that says where everything lies, and is written last.
 pub(super) const METADATA: &str = ".metadata";
@@ -75,7 +76,10 @@ pub(super) fn add(
     };
     let mut n_cut = 0;
     for (name, tensor) in &state {
-        let Some(pieces) = places.remove(name.as_str()) else { continue };
+        let Some(pieces) = places.remove(name.as_str()) else {
+            manifest.notes.push(format!("{} left out: no piece of it is stored", one_line(name)));
+            continue;
+        };
         match pieces {
             Ok(pieces) => {
                 add_tensor(manifest, name, tensor, pieces, &mut n_cut).map_err(&malformed)?;
@@ -112,8 +116,9 @@ fn add_common(manifest: &mut Manifest, path: &Path) -> Result<(), OpenError> {
 /// Where trainers keep the model under a key, keeps what is under it, and takes the key off: the
 /// names in a file of `torch.save` do not have it either.
 fn strip_key(manifest: &mut Manifest, state: &mut BTreeMap<Text, Distributed>) {
-    let is_under = |tensor: &Distributed, key: &str| tensor.under.as_deref() == Some(key);
-    let count = |key: &str| state.values().filter(|tensor| is_under(tensor, key)).count();
+    let is_under =
+        |tensor: &Distributed, key: &'static str| tensor.under == Some(Under::Weights(key));
+    let count = |key: &'static str| state.values().filter(|tensor| is_under(tensor, key)).count();
     let n_here = state.values().filter(|tensor| tensor.under.is_none()).count();
     let Some(key) = WEIGHTS.into_iter().find(|key| count(key) > n_here) else { return };
     let n_beside = state.len().saturating_sub(count(key));
@@ -228,6 +233,9 @@ fn add_tensor(
 ) -> Result<(), String> {
     let dtype = tensor.dtype;
     let named = |why: String| format!("tensor {}: {why}", shown(name));
+    if n_elements(&tensor.shape).is_none() {
+        return Err(named("found more than 2^48 elements, expected fewer".to_owned()));
+    }
     let n_bytes = |shape: &[usize]| {
         let n = shape.iter().fold(1_u64, |n, dim| n.saturating_mul(*dim as u64));
         n.saturating_mul(dtype.bits()) / 8

@@ -8,14 +8,15 @@
 mod flat;
 mod ranks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::error::{OpenError, one_line, shown};
+use super::one_file::n_elements;
 use super::pickle::{Heap, Node, Value};
 use super::place::{MAX_PIECES, Place};
 use super::source::{self, SourceError};
-use super::torch::{self, Found, Saved};
+use super::torch::{self, Found, MAX_NAMES, Saved, named};
 use super::{Dtype, Manifest, SourceFile, TensorInfo, Text};
 use flat::{Flat, Vectors};
 
@@ -85,7 +86,8 @@ pub(super) fn add(
         let index = manifest.files.len();
         manifest.files.push(file);
         let module = module(&saved).ok_or_else(|| no_module(&path))?;
-        return torch::add_tensors(manifest, index, &saved, module)
+        return module
+            .and_then(|module| torch::add_tensors(manifest, index, &saved, module))
             .map_err(|reason| OpenError::Malformed { path, reason });
     }
     let vectors = Vectors::read(manifest, directory, &optimizers)?;
@@ -129,46 +131,52 @@ fn add_rest(
     let path = file.path.clone();
     let index = manifest.files.len();
     manifest.files.push(file);
+    let malformed = |reason| OpenError::Malformed { path: path.clone(), reason };
     let placed: BTreeSet<Text> = manifest.tensors.iter().map(|t| t.name.clone()).collect();
-    let module = module(&saved).unwrap_or_default();
+    let module = module(&saved).unwrap_or(Ok(Vec::new())).map_err(malformed)?;
     let names = heap.get(saved.root, "buffer_names").and_then(|names| heap.tuple(names));
-    let buffers: Vec<&str> =
-        names.unwrap_or_default().iter().filter_map(|name| heap.text(*name)).collect();
+    let buffers: HashSet<&str> =
+        names.unwrap_or_default().iter().take(MAX_NAMES).filter_map(|n| heap.name(*n)).collect();
     let shared = heap.get(saved.root, "shared_params").and_then(|names| heap.dict(names));
-    let second: Vec<&str> =
-        shared.unwrap_or_default().iter().filter_map(|(name, _)| heap.text(*name)).collect();
+    let second: HashSet<&str> = shared
+        .unwrap_or_default()
+        .iter()
+        .take(MAX_NAMES)
+        .filter_map(|(n, _)| heap.name(*n))
+        .collect();
     let mut rest = Vec::new();
     for (name, value) in module {
-        if second.contains(&name.as_str()) {
+        if second.contains(name.as_str()) {
             manifest.notes.push(format!("{} left out: shared with another", one_line(&name)));
             manifest.left_out.push((index, name));
-        } else if buffers.contains(&name.as_str()) || (stage < 3 && !placed.contains(name.as_str()))
+        } else if buffers.contains(name.as_str()) || (stage < 3 && !placed.contains(name.as_str()))
         {
             rest.push((name, value));
         }
     }
     let fragments = heap.get(saved.root, "frozen_param_fragments");
     let fragments = fragments.and_then(|value| heap.dict(value)).unwrap_or_default();
-    torch::add_tensors(manifest, index, &saved, rest)
-        .map_err(|reason| OpenError::Malformed { path: path.clone(), reason })?;
+    torch::add_tensors(manifest, index, &saved, rest).map_err(malformed)?;
     if stage < 3 || fragments.is_empty() {
         return Ok(());
     }
-    let shapes = shapes_under(heap, heap.get(saved.root, "frozen_param_shapes"));
+    let shapes = heap.get(saved.root, "frozen_param_shapes");
+    let shapes = shapes.map(|shapes| shapes_under(heap, shapes)).transpose().map_err(malformed)?;
     let mut vectors: BTreeMap<String, Vec<Flat>> = BTreeMap::new();
     let mut add_fragments = |saved: &Saved, index: usize| {
         let found = saved.heap.get(saved.root, "frozen_param_fragments");
         let found = found.and_then(|value| saved.heap.dict(value)).unwrap_or_default();
-        for (name, value) in named(&saved.heap, found) {
+        for (name, value) in named(&saved.heap, found).map_err(malformed)? {
             if let Found::Tensor(stated) = torch::tensor_of(saved, value) {
                 vectors.entry(name).or_default().push(Flat { file: index, stated });
             }
         }
+        Ok::<(), OpenError>(())
     };
-    add_fragments(&saved, index);
+    add_fragments(&saved, index)?;
     for rank in models.iter().skip(1) {
         let (file, saved) = torch::read_file(&directory.join(rank.name))?;
-        add_fragments(&saved, manifest.files.len());
+        add_fragments(&saved, manifest.files.len())?;
         manifest.files.push(file);
     }
     for (name, shape) in shapes.unwrap_or_default() {
@@ -187,7 +195,7 @@ fn add_rest(
 }
 
 /// The model's own state.
-fn module(saved: &Saved) -> Option<Vec<(String, Value)>> {
+fn module(saved: &Saved) -> Option<Result<Vec<(String, Value)>, String>> {
     let heap = &saved.heap;
     let module = heap.dict(heap.get(saved.root, "module")?)?;
     Some(named(heap, module))
@@ -196,11 +204,6 @@ fn module(saved: &Saved) -> Option<Vec<(String, Value)>> {
 fn no_module(path: &Path) -> OpenError {
     let found = "states of a rank without those of its model".to_owned();
     OpenError::NotWeights { path: path.to_owned(), found }
-}
-
-fn named(heap: &Heap, items: &[(Value, Value)]) -> Vec<(String, Value)> {
-    let named = |(key, value): &(Value, Value)| Some((heap.text(*key)?.to_owned(), *value));
-    items.iter().filter_map(named).collect()
 }
 
 /// Names and shapes of the parameters of every group.
@@ -212,15 +215,33 @@ fn shapes(saved: &Saved) -> Result<Vec<Shapes>, String> {
         Some(Node::Dict(_)) => stated.into_iter().collect(),
         _ => return Err("found no shapes of parameters, expected param_shapes".to_owned()),
     };
-    let of_group = |group: Value| shapes_under(heap, Some(group));
-    let shapes: Option<Vec<Shapes>> = groups.into_iter().map(of_group).collect();
-    shapes.ok_or_else(|| "found a shape that is none, expected whole numbers".to_owned())
+    let mut n_names = 0_usize;
+    let mut shapes = Vec::new();
+    for group in groups {
+        let group = shapes_under(heap, group)?;
+        n_names = n_names.saturating_add(group.len());
+        if n_names > MAX_NAMES {
+            return Err(format!(
+                "found shapes of more than {MAX_NAMES} parameters, expected fewer"
+            ));
+        }
+        shapes.push(group);
+    }
+    let mut seen = HashSet::new();
+    match shapes.iter().flatten().find(|(name, _)| !seen.insert(name.as_str())) {
+        Some((twice, _)) => {
+            Err(format!("found the shape of {} twice, expected it once", shown(twice)))
+        }
+        None => Ok(shapes),
+    }
 }
 
-fn shapes_under(heap: &Heap, value: Option<Value>) -> Option<Shapes> {
-    let items = heap.dict(value?)?;
-    items
-        .iter()
-        .map(|(name, shape)| Some((heap.text(*name)?.to_owned(), heap.sizes(*shape)?)))
-        .collect()
+fn shapes_under(heap: &Heap, value: Value) -> Result<Shapes, String> {
+    let none = || "found a shape that is none, expected whole numbers".to_owned();
+    let items = named(heap, heap.dict(value).ok_or_else(none)?)?;
+    let shape = |(name, shape): (String, Value)| {
+        let shape = heap.sizes(shape).filter(|shape| n_elements(shape).is_some());
+        Ok((name, shape.ok_or_else(none)?))
+    };
+    items.into_iter().map(shape).collect()
 }

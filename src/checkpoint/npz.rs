@@ -18,6 +18,8 @@ use npy::{Element, Header, N_FRONT};
 const MAX_RATIO: u64 = 64;
 /// Bytes that may come out beyond that, over all entries: matrices of zeros are legal.
 const SPARE: u64 = 256 << 20;
+/// Bytes of all headers of an archive: each can be 64 KiB, and a stream of so many blanks is short.
+const MAX_HEADERS: u64 = 64 << 20;
 /// Bytes of a deflated matrix whose rows do not lie together: every stretch of its rows needs the
 /// whole of it.
 const MAX_ACROSS: u64 = 64 << 20;
@@ -35,7 +37,7 @@ pub(super) fn add_array(manifest: &mut Manifest, path: &Path) -> Result<(), Open
         let (method, offset) = (Method::Stored, 0);
         let entry = Entry { name: name.clone(), method, offset, n_stored: size, n_bytes: size };
         let mut contents = Contents::default();
-        match array(fill, &entry, &mut 0)? {
+        match array(fill, &entry, &mut Left { beyond: 0, headers: MAX_HEADERS })? {
             Ok((array, _)) => contents.tensors.push(TensorInfo { name: name.into(), ..array }),
             Err(why) => contents.left_out.push((name, why)),
         }
@@ -45,7 +47,7 @@ pub(super) fn add_array(manifest: &mut Manifest, path: &Path) -> Result<(), Open
 
 fn read(fill: &mut Fill<'_>, size: u64) -> Result<Contents, Refusal> {
     let mut contents = Contents::default();
-    let mut n_spare = SPARE;
+    let mut left = Left { beyond: SPARE, headers: MAX_HEADERS };
     let mut n_opaque = 0_usize;
     for entry in zip::entries(fill, 0, size)? {
         let Some(name) = entry.name.strip_suffix(".npy") else {
@@ -58,7 +60,7 @@ fn read(fill: &mut Fill<'_>, size: u64) -> Result<Contents, Refusal> {
             let text = format!("found a name of {} bytes, expected at most {MAX_NAME}", name.len());
             return Err(Refusal::Malformed(text));
         }
-        match array(fill, &entry, &mut n_spare).map_err(|refusal| of_entry(refusal, &name))? {
+        match array(fill, &entry, &mut left).map_err(|refusal| of_entry(refusal, &name))? {
             Ok((array, is_opaque)) => {
                 n_opaque = n_opaque.saturating_add(usize::from(is_opaque));
                 contents.tensors.push(TensorInfo { name: name.into(), ..array });
@@ -85,23 +87,29 @@ fn of_entry(refusal: Refusal, name: &str) -> Refusal {
     }
 }
 
+/// Bytes that may still come out of the streams of an archive.
+struct Left {
+    beyond: u64,
+    headers: u64,
+}
+
 /// An array without its name and whether its type is a guess, or why it is left out.
 type Array = Result<(TensorInfo, bool), String>;
 
-fn array(fill: &mut Fill<'_>, entry: &Entry, n_spare: &mut u64) -> Result<Array, Refusal> {
+fn array(fill: &mut Fill<'_>, entry: &Entry, left: &mut Left) -> Result<Array, Refusal> {
     match entry.method {
         Method::Stored => {}
         Method::Deflated => {
             let n_beyond = entry.n_bytes.saturating_sub(entry.n_stored.saturating_mul(MAX_RATIO));
-            let Some(left) = n_spare.checked_sub(n_beyond) else {
+            let Some(beyond) = left.beyond.checked_sub(n_beyond) else {
                 let Entry { n_bytes, n_stored, .. } = entry;
                 return Ok(Err(format!("{n_bytes} bytes stored in {n_stored}")));
             };
-            *n_spare = left;
+            left.beyond = beyond;
         }
         Method::Other(method) => return Ok(Err(format!("compressed by method {method}"))),
     }
-    let (header, n_header) = match front(fill, entry)? {
+    let (header, n_header) = match front(fill, entry, left)? {
         Ok(front) => front,
         Err(text) => return Err(Refusal::Malformed(text)),
     };
@@ -137,7 +145,11 @@ fn array(fill: &mut Fill<'_>, entry: &Entry, n_spare: &mut u64) -> Result<Array,
 }
 
 /// The header of an array and its length, or what is wrong with it.
-fn front(fill: &mut Fill<'_>, entry: &Entry) -> Result<Result<(Header, u64), String>, Refusal> {
+fn front(
+    fill: &mut Fill<'_>,
+    entry: &Entry,
+    left: &mut Left,
+) -> Result<Result<(Header, u64), String>, Refusal> {
     // Its tables take 40 KiB, which an array that is stored has no use for.
     let deflated = entry.method == Method::Deflated;
     let mut inflater = deflated.then(|| Inflater::new(entry.offset, entry.n_stored));
@@ -164,6 +176,11 @@ fn front(fill: &mut Fill<'_>, entry: &Entry) -> Result<Result<(Header, u64), Str
         Ok(_) => return short(),
         Err(text) => return Ok(Err(text)),
     };
+    let Some(headers) = left.headers.checked_sub(n_header as u64) else {
+        let text = format!("found headers of more than {MAX_HEADERS} bytes, expected fewer");
+        return Ok(Err(text));
+    };
+    left.headers = headers;
     bytes.resize(n_header, 0);
     read(N_FRONT as u64, bytes.get_mut(N_FRONT..).unwrap_or_default())?;
     Ok(npy::parse(&bytes).map(|header| (header, n_header as u64)))

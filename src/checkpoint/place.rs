@@ -4,6 +4,9 @@ use super::Dtype;
 
 /// Pieces of all tensors of one checkpoint; a state of a thousand tensors over 256 ranks has as many.
 pub(super) const MAX_PIECES: usize = 1 << 18;
+/// Pairs of pieces of one tensor that are compared. Cut along one dimension, no two are side by side;
+/// forty thousand in a cube of three are so some twenty million times.
+const MAX_COMPARED: usize = 1 << 25;
 
 /// Where the elements of a tensor lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,20 +272,50 @@ fn check_cover(frame: &[usize], pieces: &mut Vec<Piece>) -> Result<(), String> {
         return Err(format!("found pieces of {n_found} elements, expected {n_expected}"));
     }
     pieces.sort_unstable_by(|a, b| a.corner.cmp(&b.corner));
+    check_apart(frame, pieces)
+}
+
+/// Whether no two pieces lie upon one another. Only those are compared that stand side by side in the
+/// dimension in which fewest do: along it a tensor is cut.
+fn check_apart(frame: &[usize], pieces: &[Piece]) -> Result<(), String> {
+    let side = |piece: &Piece, dim: usize| match (piece.corner.get(dim), piece.size.get(dim)) {
+        (Some(corner), Some(size)) => (*corner, corner.saturating_add(*size)),
+        _ => (0, usize::MAX),
+    };
+    let n_beside = |dim: usize| {
+        let (mut starts, mut ends): (Vec<usize>, Vec<usize>) =
+            pieces.iter().map(|piece| side(piece, dim)).unzip();
+        starts.sort_unstable();
+        ends.sort_unstable();
+        let (mut n, mut n_ended) = (0_usize, 0_usize);
+        for (n_begun, start) in starts.iter().enumerate() {
+            while ends.get(n_ended).is_some_and(|end| end <= start) {
+                n_ended = n_ended.saturating_add(1);
+            }
+            n = n.saturating_add(n_begun.saturating_sub(n_ended));
+        }
+        n
+    };
+    let Some((n, dim)) = (0..frame.len()).map(|dim| (n_beside(dim), dim)).min() else {
+        return Ok(());
+    };
+    if n > MAX_COMPARED {
+        let n_pieces = pieces.len();
+        return Err(format!("found {n_pieces} pieces across one another, expected them in a row"));
+    }
     let meet = |a: &Piece, b: &Piece| {
         let sides = a.corner.iter().zip(&a.size).zip(b.corner.iter().zip(&b.size));
         sides.into_iter().all(|((ac, an), (bc, bn))| {
             *ac < bc.saturating_add(*bn) && *bc < ac.saturating_add(*an)
         })
     };
-    for (at, piece) in pieces.iter().enumerate() {
-        // Those that begin behind its end in the first dimension cannot meet it, nor can any later.
-        let end = |piece: &Piece| match (piece.corner.first(), piece.size.first()) {
-            (Some(corner), Some(size)) => corner.saturating_add(*size),
-            _ => usize::MAX,
-        };
-        let later = pieces.iter().skip(at.saturating_add(1));
-        let near = later.take_while(|other| other.corner.first().is_none_or(|c| *c < end(piece)));
+    let mut order: Vec<&Piece> = pieces.iter().collect();
+    order.sort_by_key(|piece| side(piece, dim).0);
+    for (at, piece) in order.iter().enumerate() {
+        // Those that begin behind its end cannot meet it, nor can any later.
+        let (_, end) = side(piece, dim);
+        let later = order.iter().skip(at.saturating_add(1));
+        let near = later.take_while(|other| side(other, dim).0 < end);
         if let Some(other) = near.into_iter().find(|other| meet(piece, other)) {
             return Err(format!(
                 "found pieces at {:?} and {:?} upon one another, expected them apart",

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use find::Names;
+pub(super) use find::{MAX_NAMES, named};
 pub(super) use remarks::{add_optimizer, add_remarks};
 pub(super) use tensor::{Found, Stated};
 

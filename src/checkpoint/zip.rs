@@ -175,11 +175,16 @@ fn find_end(
     if let Some(at) = (0..=last).rev().find(is_end) {
         return Ok(Some((tail.split_off(at), tail_at.saturating_add(at as u64))));
     }
-    if n_tail > N_END && tail.windows(4).any(|record| record.starts_with(b"PK\x05\x06")) {
-        let text = "found bytes behind the end of the zip archive, expected none";
-        return Err(malformed(text.to_owned()));
+    let mark = tail.windows(4).rposition(|record| record == b"PK\x05\x06");
+    let Some(record) = mark.and_then(|at| tail.get(at..)).filter(|_| n_tail > N_END) else {
+        return Ok(None);
+    };
+    // What was cut in its last record is not there yet.
+    let n_whole = u16_at(record, 20).map(|n_comment| n_end.saturating_add(n_comment.into()));
+    if n_whole.is_none_or(|n_whole| record.len() < n_whole) {
+        return Err(ZipError::Short);
     }
-    Ok(None)
+    Err(malformed("found bytes behind the end of the zip archive, expected none".to_owned()))
 }
 
 /// The record for large archives, which stands before the other one, and where it lies.

@@ -45,10 +45,10 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         // A closed pipe ends the lines, not the demo.
         let _ = print(&line(news));
     });
-    let listener = watch::listen(&settings)?;
+    let listener = watch::listener(&args.serve, &settings)?;
     let parts = watch::Parts { state, on_save: Some(news), ..watch::Parts::default() };
-    let (daemon, address) = watch::start(listener, settings, vec![root], parts)?;
-    print(&greeting(args, address, &run_dir))?;
+    let daemon = watch::start(listener, settings, vec![root], parts)?;
+    print(&greeting(args, daemon.url(), &run_dir))?;
     watch::on_signal(daemon.handle())?;
     let stop = Arc::new(AtomicBool::new(false));
     let trainer = spawn_trainer(args, run_dir, daemon.handle(), Arc::clone(&stop))?;
@@ -99,14 +99,14 @@ fn kind(args: &DemoArgs) -> &'static str {
     if args.linear { "linear" } else { "ReLU" }
 }
 
-fn greeting(args: &DemoArgs, address: std::net::SocketAddr, run_dir: &Path) -> String {
+fn greeting(args: &DemoArgs, url: &str, run_dir: &Path) -> String {
     let expect = if args.linear {
         "gram correlation climbs to 1 and commutator/chance sinks towards 0: with weight decay, the layers\nof a linear network come to share one basis"
     } else {
         "gram correlation climbs and stays below 1, commutator/chance does not vanish: the nonlinearity keeps\nthe layers from sharing one basis (compare with --linear)"
     };
     format!(
-        "{}\n  page     http://{address}/\n  metrics  http://{address}/metrics\n\n\
+        "{}\n  page     {url}/\n  metrics  {url}/metrics\n\n\
          What to look at: {expect}.\nRandom layers have gram correlation 0 and commutator/chance 1.\n\n",
         heading(args, run_dir),
     )

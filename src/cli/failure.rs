@@ -15,6 +15,8 @@ const CONFIG: u8 = 64;
 const MALFORMED: u8 = 65;
 /// Missing or unreadable.
 const UNREADABLE: u8 = 66;
+/// A fault of this program.
+const INTERNAL: u8 = 70;
 /// The system refuses: a port in use, a disk that is full.
 const SYSTEM: u8 = 71;
 /// Incomplete or changing; later it may work.
@@ -53,6 +55,10 @@ impl Failure {
 
     pub(super) fn try_later(message: impl Into<String>) -> Self {
         Self { code: TRY_LATER, message: message.into() }
+    }
+
+    pub(super) fn internal(message: &str) -> Self {
+        Self { code: INTERNAL, message: format!("internal error: {}", message.replace('\n', " ")) }
     }
 
     pub(super) fn output(error: &std::io::Error) -> Self {

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use listenfd::ListenFd;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -11,7 +12,8 @@ use super::failure::Failure;
 use super::places::{check_root, check_written};
 use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
 use weightvane::config::Settings;
-use weightvane::daemon::{Daemon, Handle, OnSave, Reload, Request, Setup, StateDir};
+use weightvane::daemon::http::AccessError;
+use weightvane::daemon::{Daemon, DaemonError, Handle, OnSave, Reload, Request, Setup, StateDir};
 use weightvane::remote;
 use weightvane::watch::Shard;
 
@@ -44,14 +46,16 @@ fn watch(
 ) -> Result<(), Failure> {
     let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
     let state = state.map_err(|e| Failure::system("state directory", &e))?;
-    let listener = listen(&settings)?;
-    let files: Vec<&Path> = args.config.as_deref().into_iter().collect();
+    let listener = listener(&args.serve, &settings)?;
+    let files = [args.config.as_deref(), settings.web_config_file.as_deref()];
+    let files: Vec<&Path> = files.into_iter().flatten().collect();
     let given = confine(&settings, &roots, &files)?;
     let reload = reload(args, &roots, given.clone());
     let interval = settings.scan_interval;
     let parts = Parts { shard, state, reload, on_save: None, sandbox: Some(given.words()) };
-    let (daemon, address) = start(listener, settings, roots, parts)?;
-    print(&format!("weightvane: http://{address}/ (metrics at http://{address}/metrics)\n"))?;
+    let daemon = start(listener, settings, roots, parts)?;
+    let url = daemon.url();
+    print(&format!("weightvane: {url}/ (metrics at {url}/metrics)\n"))?;
     on_signal(daemon.handle())?;
     given.guard(daemon.handle(), interval)?;
     daemon.run();
@@ -80,31 +84,59 @@ pub(super) struct Parts {
     pub(super) sandbox: Option<String>,
 }
 
-/// Binds: the address is known, or refused, before anything else happens.
-pub(super) fn listen(settings: &Settings) -> Result<TcpListener, Failure> {
-    let listening = |e| Failure::system(&format!("listen on {}", settings.listen), &e);
-    TcpListener::bind(settings.listen).map_err(listening)
+/// Listens, or takes the socket that was handed over: the address is known, or refused, before anything
+/// else happens.
+pub(super) fn listener(serve: &ServeArgs, settings: &Settings) -> Result<TcpListener, Failure> {
+    if serve.systemd_socket { handed_over() } else { listen(settings.listen) }
 }
 
-/// Starts; and where it is served.
+/// Starts.
 pub(super) fn start(
     listener: TcpListener,
     settings: Settings,
     roots: Vec<PathBuf>,
     parts: Parts,
-) -> Result<(Daemon, SocketAddr), Failure> {
+) -> Result<Daemon, Failure> {
     let rules = rules(&settings)?;
-    let address = listener.local_addr().map_err(|e| Failure::system("listen", &e))?;
     let Parts { shard, state, reload, on_save, sandbox } = parts;
     let setup = Setup { settings, rules, roots, shard, listener, state, reload, on_save, sandbox };
-    let daemon = Daemon::start(setup).map_err(|e| Failure::system("daemon", &e))?;
-    Ok((daemon, address))
+    Daemon::start(setup).map_err(|error| match error {
+        DaemonError::Access(AccessError::Config(error)) => error.into(),
+        error => Failure::system("daemon", &error),
+    })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).map_err(|e| Failure::system(&format!("listen on {address}"), &e))
+}
+
+/// The one socket that systemd hands over (`LISTEN_FDS` and `LISTEN_PID`).
+fn handed_over() -> Result<TcpListener, Failure> {
+    let refused = |found: String| {
+        let expected = "expected one of a .socket unit with ListenStream=ADDRESS:PORT";
+        Failure::system(
+            "--web.systemd-socket",
+            &std::io::Error::other(format!("{found}, {expected}")),
+        )
+    };
+    let mut handed = ListenFd::from_env();
+    match handed.len() {
+        0 => return Err(refused("found no socket for this process in LISTEN_FDS".into())),
+        1 => {}
+        n => return Err(refused(format!("found {n} sockets in LISTEN_FDS"))),
+    }
+    let listener =
+        handed.take_tcp_listener(0).map_err(|e| refused(format!("found another socket: {e}")))?;
+    listener.ok_or_else(|| refused("found no socket".into()))
 }
 
 /// Flags win over the file.
 pub(super) fn apply(settings: &mut Settings, serve: &ServeArgs) -> Result<(), String> {
     if let Some(listen) = serve.listen {
         settings.listen = listen;
+    }
+    if let Some(file) = &serve.web_config_file {
+        settings.web_config_file = Some(file.clone());
     }
     if let Some(dir) = &serve.state_dir {
         settings.state_dir = Some(dir.clone());

@@ -113,6 +113,19 @@ impl Place<'_> {
     }
 }
 
+/// Names of hosts without their ports, in lower case.
+fn hosts(given: Option<Vec<String>>, at: &Place<'_>) -> Result<Vec<String>, ConfigError> {
+    let host = |name: String| {
+        let is_in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if name.is_empty() || !name.chars().all(is_in_name) {
+            let expected = "expected a name without port such as metrics.example.org";
+            return Err(at.error("allowed_hosts", format!("found `{name}`, {expected}")));
+        }
+        Ok(name.to_ascii_lowercase())
+    };
+    given.unwrap_or_default().into_iter().map(host).collect()
+}
+
 /// Whether the last good saves are kept, which needs a place.
 fn pin(wire: &Wire, default: Pin, at: &Place<'_>) -> Result<Pin, ConfigError> {
     let pin = wire.pin.unwrap_or(default);
@@ -122,14 +135,13 @@ fn pin(wire: &Wire, default: Pin, at: &Place<'_>) -> Result<Pin, ConfigError> {
     Ok(pin)
 }
 
-/// The settings that a file means.
-pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigError> {
-    let default = Settings::default();
-    let sizes = (16 << 20..=1 << 40, "expected a size of 16MiB to 1TiB such as 1GiB");
-    let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
-    let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
-    let history_limit = at.size("history_limit", wire.history_limit.as_deref(), &sizes)?;
-    let io_limit = at.rate("io_limit", wire.io_limit.as_deref(), default.io_limit)?;
+/// How long a save must have been quiet: with a sign of completion, without one, and that on network
+/// file systems.
+fn waits(
+    wire: &Wire,
+    default: &Settings,
+    at: &Place<'_>,
+) -> Result<(Duration, Duration, Duration), ConfigError> {
     let duration =
         |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
     let quiet = duration("quiet", &wire.quiet, default.quiet)?;
@@ -144,11 +156,30 @@ pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigErro
             );
         }
     }
+    Ok((quiet, settle, settle_network))
+}
+
+/// The settings that a file means.
+pub(super) fn checked(wire: Wire, at: &Place<'_>) -> Result<Settings, ConfigError> {
+    let default = Settings::default();
+    let sizes = (16 << 20..=1 << 40, "expected a size of 16MiB to 1TiB such as 1GiB");
+    let memory_limit = at.size("memory_limit", wire.memory_limit.as_deref(), &sizes)?;
+    let warm_limit = at.size("warm_limit", wire.warm_limit.as_deref(), &sizes)?;
+    let history_limit = at.size("history_limit", wire.history_limit.as_deref(), &sizes)?;
+    let io_limit = at.rate("io_limit", wire.io_limit.as_deref(), default.io_limit)?;
+    let duration =
+        |key, given: &Option<String>, default| at.duration(key, given.as_deref(), default);
+    let (quiet, settle, settle_network) = waits(&wire, &default, at)?;
     let pin = pin(&wire, default.pin, at)?;
     let (shard, total_shards) = fleet::shards(wire.shard, wire.total_shards, at)?;
     let anomalies = runs::rules(wire.anomalies, &default.anomalies, at)?;
     Ok(Settings {
         listen: at.address("listen", wire.listen.as_deref(), default.listen)?,
+        web_config_file: wire.web_config_file,
+        basic_auth_without_tls: wire
+            .basic_auth_without_tls
+            .unwrap_or(default.basic_auth_without_tls),
+        allowed_hosts: hosts(wire.allowed_hosts, at)?,
         roots: wire.roots.unwrap_or(default.roots),
         state_dir: wire.state_dir,
         textfile: wire.textfile,
@@ -297,6 +328,12 @@ mod tests {
         check("reference: '[a'\n", &["w.yaml:1: reference", "`[a`", "name of a run"]);
         check("pin: hardlink\n", &["w.yaml:1: pin", "without pin_dir", "expected both"]);
         check("pin: copy\n", &["w.yaml:1", "copy", "hardlink"]);
+        check(
+            "allowed_hosts: ['a.b:80']\n",
+            &["w.yaml:1: allowed_hosts", "`a.b:80`", "without port"],
+        );
+        check("allowed_hosts: a.b\n", &["w.yaml:1", "a.b", "expected a list"]);
+        check("basic_auth_without_tls: yes please\n", &["w.yaml:1", "yes please"]);
         check("runs:\n- anomalies: {}\n", &["w.yaml", "match"]);
         check("labels: {run: a}\n", &["w.yaml:1: labels", "`run`", "own series"]);
         check("labels: {__a: b}\n", &["w.yaml:1: labels", "`__a`", "begin with __"]);

@@ -1,6 +1,5 @@
 //! The analysis of one save, on a worker thread.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::crew::Ticket;
+use super::guard;
 use super::pace::Pace;
 use super::pressure::{self, Pressure};
 use super::queue::Queued;
@@ -250,8 +250,8 @@ pub(super) fn run(job: Job, tools: &mut Tools) -> Done {
     };
     watched.give_way();
     let warm = tools.warm.as_ref();
-    let result = catch_unwind(AssertUnwindSafe(|| analyze(&job, warm, &watched)))
-        .unwrap_or_else(|panic| Err(JobError::Panic(panic_text(panic.as_ref()))));
+    let result = guard::caught(|| analyze(&job, warm, &watched))
+        .unwrap_or_else(|panic| Err(JobError::Panic(panic)));
     let helped = result.as_ref().map_or(Duration::ZERO, |analyzed| analyzed.cpu_elsewhere);
     let read_bytes = watched.read_bytes.into_inner();
     let held_back = Duration::from_micros(watched.held_back.into_inner());
@@ -269,6 +269,11 @@ pub(super) fn run(job: Job, tools: &mut Tools) -> Done {
 
 fn analyze(job: &Job, warm: Option<&Warm>, observer: &Watched<'_>) -> Result<Analyzed, JobError> {
     let path = &job.queued.save.path;
+    // The scan saw where links led; by now they may lead elsewhere.
+    let _here = disk::current().is_none().then(|| disk::adopt(Some(Arc::default())));
+    let _below = disk::confine(&job.root);
+    #[cfg(test)]
+    assert!(!path.ends_with("planted"), "planted");
     if let Some(path) = left_open(path) {
         return Err(OpenError::Vanished { path }.into());
     }
@@ -340,11 +345,6 @@ impl Keep {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".into())
-}
-
 fn clock(id: ClockId) -> Duration {
     let now = clock_gettime(id);
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
@@ -353,6 +353,55 @@ fn clock(id: ClockId) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_costs_one_save_and_the_next_is_measured() {
+        let save = |name: &str| crate::watch::SettledSave {
+            run: "run".into(),
+            run_path: "/run".into(),
+            path: PathBuf::from("/run").join(name),
+            step: None,
+            sequence: 0,
+            version: 1,
+            supersedes: false,
+            in_place: false,
+            files: Vec::new(),
+            waited: Duration::ZERO,
+        };
+        let mut tools = Tools::default();
+        let mut run = |name: &str| {
+            let age = super::super::queue::Age { segment: 0, step: None, sequence: 0 };
+            let job = Job {
+                run: "run".into(),
+                run_id: 1,
+                queued: Queued { age, save: save(name) },
+                origin: Origin {
+                    run: "/run".into(),
+                    save: name.into(),
+                    step: None,
+                    modified_ns: None,
+                },
+                path_before: None,
+                previous: None,
+                baseline: None,
+                ask_disk: false,
+                keep: false,
+                warm_limit: 0,
+                io_limit: None,
+                pressure_limit: 1.0,
+                rules: Arc::default(),
+                root: "/run".into(),
+                bases: Vec::new(),
+                options: Arc::default(),
+                cancel: Arc::default(),
+            };
+            run(job, &mut tools).result.unwrap_err()
+        };
+        let error = run("planted");
+        assert!(matches!(&error, JobError::Panic(text) if text == "planted"), "{error:?}");
+        assert!(!error.is_no_save() && !error.is_vanished(), "it counts as a failure");
+        assert!(run("nothing").is_vanished());
+    }
 
     #[test]
     fn reading_waits_for_its_rate_and_a_cancelled_job_does_not() {

@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::{Event, error_text};
+use super::{Event, error_text, guard};
 use crate::history::{Archive, Opened, Record, Store, StoreError, StoredRun};
 
 /// Records on their way to the thread.
@@ -74,18 +74,23 @@ impl Recorder {
             since_shrunk: 0,
         };
         let run = move || {
-            let restored = Box::new(writer.restore());
+            let restored = guard::caught(|| writer.restore()).unwrap_or_else(|panic| {
+                writer.failed(&panic);
+                Restored::default()
+            });
+            let restored = Box::new(restored);
             if events.send(Event::Restored(restored)).is_ok() {
                 let told = AtomicBool::new(true);
                 let health = Arc::clone(&writer.ok);
-                writer.run(&records, &|| {
+                let written = || {
                     let is_ok = health.load(Ordering::Relaxed);
                     let has_changed = told.swap(is_ok, Ordering::Relaxed) != is_ok;
                     if awaited.swap(false, Ordering::Relaxed) || has_changed {
                         // A scheduler that has ended wants no more.
                         drop(events.try_send(Event::Recorded));
                     }
-                });
+                };
+                writer.run(&records, &written);
             }
         };
         let thread = std::thread::Builder::new().name("recorder".into()).spawn(run)?;
@@ -187,7 +192,10 @@ impl Writer {
             if self.waiting.len() > MAX_WAITING {
                 self.waiting.pop_front();
             }
-            self.write();
+            // What is being written when it panics is given up with it: it would be met again.
+            if let Err(panic) = guard::caught(|| self.write()) {
+                self.failed(&panic);
+            }
             written();
         }
     }
@@ -195,6 +203,8 @@ impl Writer {
     /// Writes what waits, in order, as far as the disk takes it.
     fn write(&mut self) {
         while let Some(record) = self.waiting.pop_front() {
+            #[cfg(test)]
+            assert!(record.key.path != "/planted", "planted");
             match self.store().and_then(|store| store.record(&record)) {
                 Ok(()) => {
                     if !self.ok.swap(true, Ordering::Relaxed) {
@@ -246,6 +256,14 @@ impl Writer {
         }
     }
 
+    /// After a fault of our own: the store is opened anew, and looked at for damage first.
+    fn failed(&mut self, panic: &str) {
+        error!(panic, "internal error while the history was read or written");
+        self.store = None;
+        self.suspect = true;
+        self.ok.store(false, Ordering::Relaxed);
+    }
+
     /// Tells of a failure once; the next attempt opens the store anew, which moves a damaged one aside.
     fn refused(&mut self, error: &StoreError) {
         self.store = None;
@@ -254,5 +272,48 @@ impl Writer {
             let error = error_text(error);
             warn!(error, "history cannot be written, measurements are served from memory");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Place, SaveKey, SaveOutcome, StoredAge};
+
+    fn record(path: &str) -> Box<Record> {
+        Box::new(Record {
+            run_path: "/run".into(),
+            run_name: "run".into(),
+            key: SaveKey { path: path.into(), modified_ns: 1, size_bytes: 1 },
+            saved_at: None,
+            analyzed_at: 1.0,
+            seconds: 1.0,
+            place: Place { segment: 0, step: 1 },
+            age: StoredAge { segment: 0, step: Some(1), sequence: 1 },
+            step: Some(1),
+            outcome: SaveOutcome::Failed { reason: "malformed", error: "found nothing".into() },
+            judged: None,
+            anomalies: Vec::new(),
+            run_counters: BTreeMap::new(),
+            daemon_counters: BTreeMap::new(),
+        })
+    }
+
+    #[test]
+    fn a_panic_costs_the_record_that_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (events, told) = sync_channel(64);
+        let retention = Retention { limit: 1 << 30, age: Duration::from_hours(1) };
+        let recorder = Recorder::start(dir.path(), retention, events).unwrap();
+        assert!(matches!(told.recv().unwrap(), Event::Restored(_)));
+        recorder.record(record("/planted")).unwrap();
+        while recorder.is_ok() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        recorder.record(record("/save")).unwrap();
+        recorder.finish(Instant::now() + Duration::from_mins(1));
+        let runs = Archive::open(dir.path()).unwrap().store().runs().unwrap();
+        let saves: Vec<&str> = runs[0].saves.iter().map(|save| save.key.path.as_str()).collect();
+        assert_eq!(saves, ["/save"]);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::SyncSender;
 use tracing::{debug, warn};
 
 use super::trail::{Past, past};
-use super::{Event, error_text, priority};
+use super::{Event, error_text, guard, priority};
 use crate::history::{Archive, StoreError};
 
 /// What was read of one run.
@@ -29,8 +29,12 @@ pub(super) fn reader(dir: &Path, events: SyncSender<Event>, stop: Arc<AtomicBool
     Box::new(move |runs| {
         let read = move || {
             priority::lowest();
-            if let Err(error) = read(&dir, runs, &events, &stop) {
-                debug!(error = error_text(&error), "the past is shown without layers");
+            match guard::caught(|| read(&dir, runs, &events, &stop)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    debug!(error = error_text(&error), "the past is shown without layers");
+                }
+                Err(panic) => warn!(panic, "internal error, the past is shown without layers"),
             }
         };
         if let Err(error) = std::thread::Builder::new().name("reread".into()).spawn(read) {

@@ -8,11 +8,12 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::Event;
 use super::crew::PATIENCE;
 use super::error_text;
+use super::guard;
 use crate::config::Settings;
 use crate::disk::{self, Operations};
 use crate::remote::{self, is_remote};
@@ -74,6 +75,24 @@ impl Waits {
         let quiet = if late { self.quiet.max(SettleRules::network().quiet) } else { self.quiet };
         let rules = if objects { SettleRules::objects() } else { SettleRules::local() };
         (SettleRules { quiet, settle, ..rules }, interval)
+    }
+}
+
+impl Scanned {
+    /// Of a root whose scan had a fault of our own.
+    fn failed(root: usize) -> Self {
+        let mode = WatchMode::Polling { why: "internal error".to_owned() };
+        Self {
+            root,
+            mode,
+            settled: Vec::new(),
+            pending: Vec::new(),
+            gone: Vec::new(),
+            gone_paths: Vec::new(),
+            end_marks: (Vec::new(), false),
+            n_errors: 1,
+            root_seen: false,
+        }
     }
 }
 
@@ -204,10 +223,20 @@ impl Root {
         let (watched, waits) = (root.clone(), Waits::of(settings));
         std::thread::Builder::new().name(format!("root-{index}")).spawn(move || {
             let _here = disk::adopt(Some(Arc::clone(&watched.operations)));
-            // Asked here, as it may be long in answering.
-            let (rules, interval) = waits.for_root(&watched.path);
-            *watched.settler() = Settler::new(rules);
-            watched.watch(index, limits, interval, &events, &stop);
+            let watch = || {
+                // Asked here, as it may be long in answering.
+                let (rules, interval) = waits.for_root(&watched.path);
+                *watched.settler() = Settler::new(rules);
+                watched.watch(index, limits, interval, &events, &stop);
+            };
+            // What was seen may be half taken in; it is found again, and what was measured is known.
+            let mend = |panic: String| {
+                error!(root = ?watched.path, panic, "internal error, the root is watched anew");
+                // The scheduler may have ended.
+                drop(events.send(Event::Scanned(Box::new(Scanned::failed(index)))));
+                watched.rest(waits.local.1, &stop);
+            };
+            guard::again(watch, mend);
         })?;
         Ok(root)
     }
@@ -245,6 +274,14 @@ impl Root {
 
     fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Waits for so long, or until all is to stop.
+    fn rest(&self, time: Duration, stop: &AtomicBool) {
+        let until = self.now().saturating_add(time);
+        while self.now() < until && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(SLICE.min(until.saturating_sub(self.now())));
+        }
     }
 
     fn settler(&self) -> MutexGuard<'_, Settler> {
@@ -304,6 +341,8 @@ impl Root {
         hints: &[FileEvent],
         memory: &mut Memory,
     ) -> Scanned {
+        #[cfg(test)]
+        assert!(!self.path.join(".planted").exists(), "planted");
         let outcome = scan(&self.path, limits);
         let errors: Vec<String> = outcome.errors.iter().map(|e| error_text(e)).collect();
         if errors != memory.errors {
@@ -371,6 +410,27 @@ mod tests {
         std::fs::remove_dir(run("a")).unwrap();
         assert_eq!(root.missing(&outcome, later), [run("a")]);
         assert!(root.missing(&outcome, later).is_empty(), "b was found");
+    }
+
+    #[test]
+    fn a_panic_of_a_scan_is_told_and_the_root_is_watched_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let planted = dir.path().join(".planted");
+        std::fs::write(&planted, "").unwrap();
+        let (events, scans) = std::sync::mpsc::sync_channel(64);
+        let stop = Arc::new(AtomicBool::new(false));
+        let interval = Duration::from_millis(1);
+        let settings = Settings { scan_interval: interval, ..Settings::default() };
+        let how = (&settings, Shard::default());
+        Root::start(3, dir.path().to_owned(), how, events, Arc::clone(&stop)).unwrap();
+        let next = || match scans.recv_timeout(Duration::from_mins(1)).unwrap() {
+            Event::Scanned(scanned) => (scanned.root, scanned.n_errors, scanned.root_seen),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([next(), next()], [(3, 1, false); 2], "as often as it happens");
+        std::fs::remove_file(&planted).unwrap();
+        while next() != (3, 0, true) {}
+        stop.store(true, Ordering::Relaxed);
     }
 
     #[test]

@@ -48,6 +48,7 @@ const LOADING_PATIENCE: Duration = Duration::from_secs(5);
 const KEPT_FRACTION: u64 = 2;
 
 /// Owner of the table of runs.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Scheduler {
     started: Instant,
     settings: Settings,
@@ -90,6 +91,8 @@ pub(super) struct Scheduler {
     state_checked: Option<Instant>,
     is_writable: bool,
     reload: Option<Reload>,
+    /// Whether the configuration could be read when it was read last.
+    is_configured: bool,
     on_save: Option<OnSave>,
     /// Run → measured saves for which its dropped series were counted.
     dropped_for: BTreeMap<String, u64>,
@@ -131,7 +134,6 @@ impl Scheduler {
                 version: env!("CARGO_PKG_VERSION").into(),
                 sandbox,
                 series_limit: Some(settings.series_limit),
-                config_last_reload_successful: Some(true),
                 shard,
                 ..DaemonFacts::default()
             },
@@ -161,6 +163,7 @@ impl Scheduler {
             state_checked: None,
             is_writable: true,
             reload,
+            is_configured: true,
             on_save,
             dropped_for: BTreeMap::new(),
             textfile_failed: false,
@@ -263,6 +266,7 @@ impl Scheduler {
     }
 
     fn reload(&mut self) {
+        self.server.read_again();
         let Some(reload) = &self.reload else {
             info!("no configuration file to read again");
             return;
@@ -277,13 +281,13 @@ impl Scheduler {
                 self.options = options(&settings);
                 self.rules = Arc::new(rules);
                 self.facts.series_limit = Some(settings.series_limit);
-                self.facts.config_last_reload_successful = Some(true);
+                self.is_configured = true;
                 self.settings = settings;
                 self.compare();
                 info!("configuration read again");
             }
             Err(error) => {
-                self.facts.config_last_reload_successful = Some(false);
+                self.is_configured = false;
                 warn!(error, "configuration not read again, the last one stays in force");
             }
         }
@@ -320,6 +324,9 @@ impl Scheduler {
         }
         self.check_state();
         self.facts.root_up = self.root_up();
+        let access = self.server.access();
+        self.facts.http_rejected_total = access.rejected();
+        self.facts.config_last_reload_successful = Some(self.is_configured && access.is_current());
         let (now, unix, patience) = (self.now(), unix_now(), self.patience());
         let queue = &self.queue;
         let runs = self.runs.values().map(|r| r.facts(queue.len(&r.name), patience, now, unix));

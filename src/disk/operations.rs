@@ -3,8 +3,9 @@
 //! but others can see it, and go on without the one that waits.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::thread::gettid;
@@ -26,11 +27,14 @@ pub struct Operations {
     origin: Instant,
     /// Thread and time of an operation, 0 where there is none.
     slots: [AtomicU64; N_SLOTS],
+    /// What is below it by its name must be so with all links followed.
+    root: Mutex<Option<PathBuf>>,
 }
 
 impl Default for Operations {
     fn default() -> Self {
-        Self { origin: Instant::now(), slots: [const { AtomicU64::new(0) }; N_SLOTS] }
+        let slots = [const { AtomicU64::new(0) }; N_SLOTS];
+        Self { origin: Instant::now(), slots, root: Mutex::default() }
     }
 }
 
@@ -50,6 +54,10 @@ impl Operations {
             (waits && slot.load(Ordering::Relaxed) == noted).then_some(lasts)
         });
         waits.max()
+    }
+
+    fn set_root(&self, root: Option<PathBuf>) {
+        *self.root.lock().unwrap_or_else(PoisonError::into_inner) = root;
     }
 
     fn begin(self: &Arc<Self>) -> Option<usize> {
@@ -93,6 +101,37 @@ pub fn adopt(operations: Option<Arc<Operations>>) -> Here {
 #[must_use]
 pub fn current() -> Option<Arc<Operations>> {
     CURRENT.with_borrow(Clone::clone)
+}
+
+/// While it lives, a thread and those that help it open nothing outside of a directory under a path
+/// that is below it by its name.
+#[derive(Debug)]
+pub struct Confined(Option<Arc<Operations>>);
+
+impl Drop for Confined {
+    fn drop(&mut self) {
+        if let Some(operations) = &self.0 {
+            operations.set_root(None);
+        }
+    }
+}
+
+/// Confines this thread, whose operations are noted, and those that [`adopt`] its operations, to what
+/// lies below `root` with all links followed.
+#[must_use]
+pub fn confine(root: &Path) -> Confined {
+    let operations = current();
+    if let Some(operations) = &operations {
+        operations.set_root(Some(root.to_owned()));
+    }
+    Confined(operations)
+}
+
+/// The directory that this thread is confined to, if the path is below it by its name.
+pub(super) fn root_of(path: &Path) -> Option<PathBuf> {
+    let operations = current()?;
+    let root = operations.root.lock().unwrap_or_else(PoisonError::into_inner);
+    root.as_ref().filter(|root| path.starts_with(root)).cloned()
 }
 
 /// An operation under way; it ends when dropped.

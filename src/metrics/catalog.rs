@@ -111,6 +111,8 @@ catalog! {
             "Bytes read from checkpoints; its rate is the load on the file system.";
         Counter HeldBack "held_back_seconds_total" []
             "Time that reading paused because other tasks of the machine waited for disk or memory.";
+        Counter HttpRejected "http_rejected_total" ["reason"]
+            "Connections and requests that HTTP turned away; rising means slow, broken or too many clients, or ones without a password.";
         Gauge SeriesLimit "series_limit" []
             "Series that one run may have before layer families are left out.";
         Counter SeriesDropped "series_dropped_total" ["run"]

@@ -6,7 +6,7 @@ use super::aggregate;
 use super::catalog::Id;
 use super::labels::{MAX_LABEL_BYTES, clean_label, cut};
 use super::series::{Series, flag};
-use super::snapshot::{Snapshot, WatchMode};
+use super::snapshot::{Rejection, Snapshot, WatchMode};
 
 /// Series per run where nothing else is configured: three times what a model of 48 layers with
 /// seven pair kinds needs.
@@ -69,6 +69,9 @@ fn daemon_series(
     all.put(Id::AnalysisCpu, &[], daemon.analysis_cpu_seconds_total);
     all.put(Id::ReadBytes, &[], daemon.read_bytes_total as f64);
     all.put(Id::HeldBack, &[], daemon.held_back_seconds_total);
+    for (reason, total) in Rejection::ALL.iter().zip(daemon.http_rejected_total) {
+        all.put(Id::HttpRejected, &[reason.as_str()], total as f64);
+    }
     all.put(Id::SeriesLimit, &[], limit as f64);
     for (name, label) in labels {
         let total = daemon.series_dropped_total.get(*name).copied().unwrap_or(0);

@@ -75,6 +75,64 @@ impl WatchMode {
     }
 }
 
+/// Why a client of the HTTP server was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// Too many connections, or no descriptor for one.
+    Connections,
+    /// A handshake, a header or a response took too long.
+    Slow,
+    /// No HTTP, or a header that is too large.
+    Malformed,
+    /// No handshake of TLS came about.
+    Tls,
+    /// A method other than GET and HEAD.
+    Method,
+    /// A browser asked under a foreign name.
+    Host,
+    /// More requests than the limit allows.
+    Rate,
+    /// No password, or a wrong one.
+    Unauthorized,
+    /// Too many passwords to check.
+    Busy,
+    /// Too many streams of events.
+    Streams,
+}
+
+impl Rejection {
+    /// All, in the order of their declaration.
+    pub const ALL: [Self; 10] = [
+        Self::Connections,
+        Self::Slow,
+        Self::Malformed,
+        Self::Tls,
+        Self::Method,
+        Self::Host,
+        Self::Rate,
+        Self::Unauthorized,
+        Self::Busy,
+        Self::Streams,
+    ];
+
+    /// Value of the label `reason`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Slow => "slow",
+            Self::Malformed => "malformed",
+            Self::Tls => "tls",
+            Self::Method => "method",
+            Self::Host => "host",
+            Self::Rate => "rate",
+            Self::Unauthorized => "unauthorized",
+            Self::Busy => "busy",
+            Self::Streams => "streams",
+        }
+    }
+}
+
 /// Facts of the daemon.
 #[derive(Debug, Clone, Default)]
 pub struct DaemonFacts {
@@ -104,6 +162,8 @@ pub struct DaemonFacts {
     pub held_back_seconds_total: f64,
     /// Root → whether it can be looked at.
     pub root_up: BTreeMap<String, bool>,
+    /// Clients of the HTTP server that were turned away, in the order of [`Rejection::ALL`].
+    pub http_rejected_total: [u64; Rejection::ALL.len()],
     /// Greatest number of series per run; `None` for
     /// [`DEFAULT_SERIES_LIMIT`](super::DEFAULT_SERIES_LIMIT).
     pub series_limit: Option<usize>,

@@ -42,13 +42,15 @@ pub enum FileKind {
     Marker,
 }
 
-/// A name for people and labels: bytes that are not UTF-8 and control characters are spelled out, so
-/// that two names that differ stay different.
+/// A name for people and labels: bytes that are not UTF-8, and characters that end a line or turn the
+/// reading order round, are spelled out, and so is what they are spelled with, so that two names that
+/// differ stay different.
 pub(super) fn escape(name: &OsStr) -> String {
     let mut text = String::new();
     for chunk in name.as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+            let is_odd = matches!(c, '\\' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if c.is_control() || is_odd { text.extend(c.escape_default()) } else { text.push(c) }
         }
         for byte in chunk.invalid() {
             write!(text, "\\x{byte:02x}").expect("writing to a string cannot fail");
@@ -65,5 +67,10 @@ mod tests {
     fn escaped_names_stay_different() {
         assert_eq!(escape(OsStr::from_bytes(b"a\xff\n")), "a\\xff\\n");
         assert_eq!(escape(OsStr::new("läuft")), "läuft");
+        let names: [&[u8]; 6] =
+            [b"a\n", b"a\\n", b"a\xff", b"a\\xff", "a\u{202e}".as_bytes(), b"a\\u{202e}"];
+        let escaped = names.map(|name| escape(OsStr::from_bytes(name)));
+        let different: std::collections::BTreeSet<&String> = escaped.iter().collect();
+        assert_eq!(different.len(), names.len(), "{escaped:?}");
     }
 }

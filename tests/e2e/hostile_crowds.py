@@ -4,16 +4,10 @@ import struct
 import sys
 import zipfile
 
-import hostile_files
-from hostile_files import number, safetensors, text, torch_zip
+from hostile_kit import Record, Save, lone, number, safetensors, sizes, small, tensor, text, torch_zip, word, write
 
 # Tensors that one file may have, and one of torch.save.
 MOST, MOST_OF_TORCH = 1 << 16, 50_000
-# Those that are read; the others are refused.
-SOUND = tuple(f"crowd_{name}" for name in (
-    "experts.safetensors", "mixture.safetensors", "packed.safetensors", "too_packed.safetensors", "heads/config.json", "heads/model.safetensors",
-    "short.safetensors", "empty.safetensors", "vectors.safetensors", "mismatch.safetensors", "experts.pth", "legacy.pt",
-    "tensors/.metadata", "tensors/__0_0.distcp", "pieces/.metadata", "pieces/__0_0.distcp", "one/.metadata", "one/__0_0.distcp")) + ("crowd.npz", "crowd.gguf")
 
 
 def expert(at):
@@ -48,18 +42,6 @@ def short_names():
             name = digits[digit] + name
         yield name
         at += 1
-
-
-def small(value):
-    """A whole number in as few bytes as a pickle has for it."""
-    if value < 256:
-        return b"K" + bytes([value])
-    return b"M" + struct.pack("<H", value) if value < 1 << 16 else b"J" + struct.pack("<i", value)
-
-
-def word(value):
-    raw = value.encode()
-    return b"\x8c" + bytes([len(raw)]) + raw
 
 
 class Memo:
@@ -129,7 +111,7 @@ def of_distributed(tensors, pieces):
 
     def made(kind, fields, module=module):
         return memo(module + kind + b"\n") + b")\x81}(" + b"".join(memo(word(key)) + value for key, value in fields) + b"ub"
-    piece = torch_zip(b"\x80\x02" + hostile_files.tensor("0", (1, 2), (2, 1), 2) + b".", [("0", bytes(8))])
+    piece = torch_zip(b"\x80\x02" + tensor("0", (1, 2), (2, 1), 2) + b".", [("0", bytes(8))])
     entries, places = [], []
     properties = memo(module + b"TensorProperties\n)\x81(ctorch\nfloat32\nNNNNtb")
     for at in range(tensors):
@@ -152,10 +134,10 @@ def of_distributed(tensors, pieces):
 
 def of_layers(layers):
     """A record of a tensor that stacks so many layers of nothing, and its file."""
-    shape = b"(" + number(layers) + number(0) + b"t"
-    zeros = b"(" + number(0) + number(0) + b"t"
-    held = torch_zip(b"\x80\x02" + hostile_files.tensor("0", (layers, 0), (1, 1), 2) + b".", [("0", bytes(8))])
-    return hostile_files.distributed("__0_0.distcp", "decoder.layers.weight", (zeros, shape), len(held)), held
+    name, shape, zeros = text("decoder.layers.weight"), sizes((layers, 0)), sizes((0, 0))
+    held = torch_zip(b"\x80\x02" + tensor("0", (layers, 0), (1, 1), 2) + b".", [("0", bytes(8))])
+    places = b"}(" + Record.index(name, zeros) + Record.place(text("__0_0.distcp"), number(len(held))) + b"u"
+    return Record.of(b"}(" + name + Record.tensor(shape, b"](" + Record.chunk(zeros, shape) + b"e") + b"u", places), held
 
 
 def everything():
@@ -210,37 +192,37 @@ def heads(layers, n):
     return config.encode(), safetensors(("{" + ",".join(entries) + "}").encode(), bytes(data))
 
 
-def files():
-    """(name, bytes) of every file."""
+def saves():
+    """Every checkpoint; most are sound."""
     experts = [expert(at) for at in range(MOST)]
     named = short_names()
-    yield "crowd_experts.safetensors", of_safetensors(experts)
-    yield "crowd_mixture.safetensors", of_safetensors(*zip(*mixture()))
-    yield "crowd_packed.safetensors", packed(6, 4096)
-    yield "crowd_too_packed.safetensors", packed(40, 4096)
+
+    def sound(name, data):
+        return lone(f"crowd_{name}", data, "weights")
+    yield sound("experts.safetensors", of_safetensors(experts))
+    yield sound("mixture.safetensors", of_safetensors(*zip(*mixture())))
+    yield sound("packed.safetensors", packed(6, 4096))
+    yield sound("too_packed.safetensors", packed(40, 4096))
     config, model = heads(20, 4096)
-    yield "crowd_heads/config.json", config
-    yield "crowd_heads/model.safetensors", model
+    yield Save("crowd_heads", "weights", "", {"config.json": config, "model.safetensors": model})
     most = [next(named) for _ in range(MOST)]
-    yield "crowd_short.safetensors", of_safetensors(most, "[1,1]", 4)
-    yield "crowd_empty.safetensors", of_safetensors(most, "[0]", 0)
-    yield "crowd_vectors.safetensors", of_safetensors(most, "[1]", 4)
-    yield "crowd_mismatch.safetensors", of_safetensors(most, ["[2,3]", "[4,5]"], [24, 80])
-    yield "crowd_too_many.safetensors", of_safetensors(short_names(), "[1,1]", 4)
-    yield "crowd_experts.pth", torch_zip(of_torch(experts[:MOST_OF_TORCH]), [("0", bytes(16 * MOST_OF_TORCH))])
-    yield "crowd_legacy.pt", of_legacy(experts[:MOST_OF_TORCH])
-    yield "crowd.npz", of_npz([f"arr_{at}" for at in range(MOST)])
-    yield "crowd.gguf", of_gguf([f"blk.{at}.weight" for at in range(MOST)])
-    for name, tensors, pieces in (("tensors", 30_000, 1), ("pieces", 10, 4_000), ("one", 1, 40_000), ("too_many", 60_000, 1)):
+    yield sound("short.safetensors", of_safetensors(most, "[1,1]", 4))
+    yield sound("empty.safetensors", of_safetensors(most, "[0]", 0))
+    yield sound("vectors.safetensors", of_safetensors(most, "[1]", 4))
+    yield sound("mismatch.safetensors", of_safetensors(most, ["[2,3]", "[4,5]"], [24, 80]))
+    yield lone("crowd_too_many.safetensors", of_safetensors(short_names(), "[1,1]", 4), "malformed", "more than 65536 tensors")
+    yield sound("experts.pth", torch_zip(of_torch(experts[:MOST_OF_TORCH]), [("0", bytes(16 * MOST_OF_TORCH))]))
+    yield sound("legacy.pt", of_legacy(experts[:MOST_OF_TORCH]))
+    yield sound("arrays.npz", of_npz([f"arr_{at}" for at in range(MOST)]))
+    yield sound("blocks.gguf", of_gguf([f"blk.{at}.weight" for at in range(MOST)]))
+    for name, tensors, pieces, verdict, words in (("tensors", 30_000, 1, "weights", ""), ("pieces", 10, 4_000, "weights", ""), ("one", 1, 40_000, "weights", ""),
+                                                  ("too_many", 60_000, 1, "not weights", "objects, expected fewer")):
         record, held = of_distributed(tensors, pieces)
-        yield f"crowd_{name}/.metadata", record
-        yield f"crowd_{name}/__0_0.distcp", held
-    yield "crowd_everything/.metadata", everything()
-    yield "crowd_everything/__0_0.distcp", b"x"
+        yield Save(f"crowd_{name}", verdict, words, {".metadata": record, "__0_0.distcp": held})
+    yield Save("crowd_everything", "not weights", "", {".metadata": everything(), "__0_0.distcp": b"x"})
     record, held = of_layers(1 << 40)
-    yield "crowd_layers/.metadata", record
-    yield "crowd_layers/__0_0.distcp", held
+    yield Save("crowd_layers", "malformed", "layers, expected at most", {".metadata": record, "__0_0.distcp": held})
 
 
 if __name__ == "__main__":
-    hostile_files.write(files(), sys.argv[1])
+    write(saves(), sys.argv[1])

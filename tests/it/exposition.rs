@@ -274,6 +274,17 @@ weightvane_analysis_cpu_seconds_total 0
 weightvane_read_bytes_total 0
 # TYPE weightvane_held_back_seconds_total counter
 weightvane_held_back_seconds_total 0
+# TYPE weightvane_http_rejected_total counter
+weightvane_http_rejected_total{reason="busy"} 0
+weightvane_http_rejected_total{reason="connections"} 0
+weightvane_http_rejected_total{reason="host"} 0
+weightvane_http_rejected_total{reason="malformed"} 0
+weightvane_http_rejected_total{reason="method"} 0
+weightvane_http_rejected_total{reason="rate"} 0
+weightvane_http_rejected_total{reason="slow"} 0
+weightvane_http_rejected_total{reason="streams"} 0
+weightvane_http_rejected_total{reason="tls"} 0
+weightvane_http_rejected_total{reason="unauthorized"} 0
 # TYPE weightvane_series_limit gauge
 weightvane_series_limit 5000
 # TYPE weightvane_series_dropped_total counter

@@ -73,14 +73,17 @@ fn manual_pages_and_completions_are_those_of_the_command_line() {
     let commands = all.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
     let commands: Vec<&str> = commands
         .lines()
-        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next().filter(|name| !name.is_empty()))
+        .filter_map(|line| {
+            line.strip_prefix("  ")?.split(' ').next().filter(|name| !name.is_empty())
+        })
         .filter(|name| *name != "help")
         .collect();
     assert!(commands.contains(&"watch") && !commands.contains(&"generate"), "{commands:?}");
     let mut pages = fs::read_dir(dir.path().join("man")).unwrap().count();
     for command in commands {
         let page = read(&format!("man/weightvane-{command}.1"));
-        for option in help(&[command]).split_whitespace().filter_map(|word| word.strip_prefix("--")) {
+        for option in help(&[command]).split_whitespace().filter_map(|word| word.strip_prefix("--"))
+        {
             let option = option.trim_matches(|c: char| !c.is_alphanumeric());
             let escaped = option.replace('-', "\\-");
             assert!(page.contains(&escaped), "the page of {command} lacks --{option}");

@@ -24,7 +24,8 @@ fn files(dir: &str, wanted: impl Fn(&str) -> bool) -> Vec<(PathBuf, String)> {
         for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                dirs.push(path);
+                // What is built there is nobody's text.
+                dirs.extend((!path.ends_with("target")).then_some(path));
             } else if wanted(&path.to_string_lossy()) {
                 let text = fs::read_to_string(&path).unwrap();
                 found.push((path.strip_prefix(repository()).unwrap().to_owned(), text));

@@ -7,8 +7,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Distributed, Pieces};
-use crate::checkpoint::error::{OpenError, shown};
+use crate::checkpoint::error::{OpenError, one_line, shown};
 use crate::checkpoint::header::read_header;
+use crate::checkpoint::one_file::n_elements;
 use crate::checkpoint::place::{Coding, Piece, Place, Stored, row_major};
 use crate::checkpoint::{Manifest, SourceFile, TensorInfo, Text};
 
@@ -31,8 +32,9 @@ fn pieces(path: &Path, file: usize) -> Result<(SourceFile, Vec<(TensorInfo, Piec
     let first = source.identity.size.saturating_sub(header.n_data);
     let malformed = |reason: String| OpenError::Malformed { path: path.to_owned(), reason };
     let starts: BTreeMap<String, Start> = match header.metadata.get(SHARDING) {
-        Some(text) => serde_json::from_str(text)
-            .map_err(|error| malformed(format!("found a bad {SHARDING}: {error}")))?,
+        Some(text) => serde_json::from_str(text).map_err(|error| {
+            malformed(format!("found a bad {SHARDING}: {}", one_line(&error.to_string())))
+        })?,
         None => BTreeMap::new(),
     };
     let piece = |tensor: TensorInfo| {
@@ -104,6 +106,11 @@ pub(in crate::checkpoint) fn add(
             for ((dim, corner), size) in shape.iter_mut().zip(&piece.corner).zip(&piece.size) {
                 *dim = (*dim).max(corner.saturating_add(*size));
             }
+        }
+        if n_elements(&shape).is_none() {
+            let reason =
+                format!("found tensor {} of more than 2^48 elements, expected fewer", shown(&name));
+            return Err(OpenError::Malformed { path: directory.to_owned(), reason });
         }
         // A rank that has not written yet, or that never will.
         let place = Place::gathered(&shape, pieces).map_err(|why| OpenError::Incomplete {

@@ -10,6 +10,13 @@ use crate::checkpoint::place::{Piece, Stored};
 use crate::checkpoint::torch::{self, Found, Saved, Stated};
 use crate::checkpoint::{Dtype, Manifest};
 
+/// Flat vectors of one rank: groups of parameters, and parts of them that fit into memory at once.
+const MAX_FLATS: usize = 4096;
+/// Numbers of elements that stand behind parameters.
+const MAX_PADDINGS: usize = 1 << 17;
+/// Parameters times the vectors in which each may lie.
+const MAX_TURNS: usize = 1 << 27;
+
 /// A flat vector of a rank.
 #[derive(Debug, Clone)]
 pub(super) struct Flat {
@@ -100,8 +107,17 @@ impl Vectors {
             stage.filter(|stage| *stage <= 3).ok_or("found no stage of ZeRO, expected 1 to 3")?;
         let paddings = heap.get(state, "param_alignment_paddings");
         let groups = paddings.and_then(|value| heap.tuple(value));
-        self.paddings =
-            groups.and_then(|groups| groups.iter().map(|group| heap.sizes(*group)).collect());
+        let groups: Option<Vec<&[Value]>> =
+            groups.and_then(|groups| groups.iter().map(|group| heap.tuple(*group)).collect());
+        let n = groups
+            .iter()
+            .flatten()
+            .fold(0_usize, |n, group| n.saturating_add(group.len()).saturating_add(1));
+        if n > MAX_PADDINGS {
+            return Err(format!("found {n} paddings of parameters, expected fewer"));
+        }
+        let sizes = |group: &&[Value]| group.iter().map(|padding| padding.size()).collect();
+        self.paddings = groups.and_then(|groups| groups.iter().map(sizes).collect());
         Ok(())
     }
 
@@ -131,6 +147,11 @@ impl Vectors {
 
     /// ZeRO-3: of every parameter each rank has an equal part, rounded up; the last is padded.
     pub(super) fn cut(&self, shapes: &Shapes) -> Result<Vec<Placed>, String> {
+        let n_flats = self.flats.iter().fold(0_usize, |n, flats| n.saturating_add(flats.len()));
+        if n_flats.saturating_mul(shapes.len()) > MAX_TURNS {
+            let n = shapes.len();
+            return Err(format!("found {n} parameters in {n_flats} flat vectors, expected fewer"));
+        }
         let mut placed = Vec::new();
         let mut offset = 0_usize;
         for (name, shape) in shapes {
@@ -220,7 +241,7 @@ fn n_parts(saved: &Saved) -> Option<usize> {
     let heap: &Heap = &saved.heap;
     let count = heap.get(optimizer(saved)?, "partition_count")?;
     // Of several groups the widest: experts are cut over fewer ranks.
-    count.size().or_else(|| heap.sizes(count)?.into_iter().max())
+    count.size().or_else(|| heap.tuple(count)?.iter().filter_map(|n| n.size()).max())
 }
 
 fn flats(saved: &Saved, stage: usize, file: usize) -> Result<Vec<Flat>, String> {
@@ -230,6 +251,9 @@ fn flats(saved: &Saved, stage: usize, file: usize) -> Result<Vec<Flat>, String> 
     let Some(Node::List(list)) = list.and_then(|list| heap.node(list)) else {
         return Err(format!("found no flat vectors, expected {key}"));
     };
+    if list.len() > MAX_FLATS {
+        return Err(format!("found {} flat vectors, expected at most {MAX_FLATS}", list.len()));
+    }
     let flat = |value: &Value| match torch::tensor_of(saved, *value) {
         Found::Tensor(stated) if stated.dtype == Dtype::F32 => Ok(Flat { file, stated }),
         Found::Tensor(stated) => {

@@ -11,8 +11,9 @@ use crate::checkpoint::safetensors::MAX_NAME;
 const LINK_INFO: u16 = 0x02;
 const LINK: u16 = 0x06;
 const SYMBOL_TABLE: u16 = 0x11;
-/// Names in one group.
+/// Names in one group, and bytes of all of them: the names of a table can all be one long text.
 const MAX_LINKS: usize = 65_536;
+const MAX_LINKS_BYTES: usize = 8 << 20;
 /// Bytes of an entry of a table of symbols.
 const N_SYMBOL: usize = 40;
 
@@ -90,6 +91,7 @@ fn tabled(
 ) -> Result<(), Refusal> {
     let head = bytes.marked(heap, 32, "HEAP")?;
     let texts = bytes.read(u64_at(&head, 24), u64_at(&head, 8), "the names of a group")?;
+    let mut n_left = MAX_LINKS_BYTES;
     let mut seen = HashSet::new();
     let mut nodes = vec![tree];
     while let Some(at) = nodes.pop() {
@@ -121,11 +123,12 @@ fn tabled(
                     let text = rest.get(..n_most).unwrap_or_default().split(|byte| *byte == 0);
                     let text = text.into_iter().next().filter(|text| text.len() < n_most);
                     let text = text.unwrap_or_default();
+                    let left = n_left.checked_sub(text.len()).filter(|_| found.len() < MAX_LINKS);
+                    n_left = left.ok_or_else(|| {
+                        let n = found.len();
+                        malformed(format!("found more than {n} names in a group, expected fewer"))
+                    })?;
                     found.push((name(text)?, u64_at(symbol, 8)));
-                }
-                if found.len() > MAX_LINKS {
-                    let text = format!("found {} names in a group, expected fewer", found.len());
-                    return Err(malformed(text));
                 }
             }
             _ => {

@@ -46,8 +46,10 @@ pub(super) fn read(bytes: &mut Bytes<'_, '_>, at: u64) -> Result<Vec<Message>, R
         };
         let n_before = content.start;
         let content = block.get(content).unwrap_or_default();
+        let n_known = messages.len();
         form.split(content, at.saturating_add(n_before as u64), &mut messages)?;
-        for message in messages.iter().filter(|message| message.kind == CONTINUATION) {
+        let fresh = messages.iter().skip(n_known);
+        for message in fresh.filter(|message| message.kind == CONTINUATION) {
             let further = (u64_at(&message.data, 0), u64_at(&message.data, 8));
             if !blocks.contains(&further) {
                 blocks.push(further);

@@ -2,6 +2,7 @@
 //! other.
 
 use super::globals::{Global, Kind};
+use crate::checkpoint::safetensors::{MAX_NAME, MAX_RANK};
 
 /// A value; what is larger than a number lies in the [`Heap`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -80,11 +81,18 @@ impl Nodes {
     }
 }
 
+/// Fields of one object; those that are read have some five.
+const MAX_FIELDS: usize = 64;
+
 /// All that a pickle built.
+///
+/// A pickle names what it built any number of times at a few bytes each, so whoever walks over it must
+/// not do at every mention what takes as long as the thing is large: texts were checked when they
+/// came, and lists of sizes and fields are looked at only while they are short.
 #[derive(Debug, Default)]
 pub(in crate::checkpoint) struct Heap {
     pub(super) nodes: Nodes,
-    pub(super) text: Vec<u8>,
+    pub(super) text: String,
 }
 
 impl Heap {
@@ -100,7 +108,12 @@ impl Heap {
     pub(in crate::checkpoint) fn text(&self, value: Value) -> Option<&str> {
         let Value::Text(TextId { start, len }) = value else { return None };
         let (start, len) = (start as usize, len as usize);
-        std::str::from_utf8(self.text.get(start..start.saturating_add(len))?).ok()
+        self.text.get(start..start.saturating_add(len))
+    }
+
+    /// A text that can be a name: one that is long is none.
+    pub(in crate::checkpoint) fn name(&self, value: Value) -> Option<&str> {
+        self.text(value).filter(|text| text.len() <= MAX_NAME)
     }
 
     pub(in crate::checkpoint) fn tuple(&self, value: Value) -> Option<&[Value]> {
@@ -141,12 +154,14 @@ impl Heap {
             Some([_, fields]) => *fields,
             _ => state,
         };
+        self.dict(state).filter(|fields| fields.len() <= MAX_FIELDS)?;
         self.get(state, name)
     }
 
-    /// Whole numbers that are no less than 0.
+    /// Whole numbers that are no less than 0, as many as a tensor has dimensions.
     pub(in crate::checkpoint) fn sizes(&self, value: Value) -> Option<Vec<usize>> {
-        self.tuple(value)?.iter().map(|item| item.size()).collect()
+        let sizes = self.tuple(value).filter(|sizes| sizes.len() <= MAX_RANK)?;
+        sizes.iter().map(|item| item.size()).collect()
     }
 }
 

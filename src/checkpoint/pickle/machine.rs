@@ -188,7 +188,11 @@ impl Machine {
             let text = format!("found more than {} bytes of text", self.limits.text);
             return Err(PickleError::Refused(text));
         }
-        input.take(n, Some(&mut self.heap.text))?;
+        let mut bytes = Vec::new();
+        input.take(n, Some(&mut bytes))?;
+        // Python 2 kept bytes in its texts.
+        let Ok(text) = std::str::from_utf8(&bytes) else { return self.push(Value::Bytes) };
+        self.heap.text.push_str(text);
         let (start, len) = (u32::try_from(start), u32::try_from(len));
         let (Ok(start), Ok(len)) = (start, len) else { return Err(malformed()) };
         self.push(Value::Text(TextId { start, len }))

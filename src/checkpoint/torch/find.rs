@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use super::Saved;
 use super::tensor::{self, Found};
+use crate::checkpoint::error::one_line;
 use crate::checkpoint::formats::{Says, WEIGHTS, says};
 use crate::checkpoint::pickle::{Heap, Node, Value};
 
@@ -18,8 +19,12 @@ const MAX_NAME: usize = 1024;
 const MAX_TENSOR_NAME: usize = 4096;
 /// Names, and bytes of all of them: one container under many keys makes many of few. Fewer than of
 /// other files, as the pickle takes memory of its own.
-const MAX_NAMES: usize = 50_000;
+pub(in crate::checkpoint) const MAX_NAMES: usize = 50_000;
 const MAX_NAMES_BYTES: usize = 8 << 20;
+/// Bytes of a key that are looked at in the time of one value.
+const N_BYTES_OF_VISIT: usize = 128;
+/// Keys that were passed over and are told; the tensors below the others are counted.
+const MAX_TOLD: usize = 64;
 
 /// Names in the order of the state, with what they name.
 pub(in crate::checkpoint) type Names = Vec<(String, Value)>;
@@ -30,8 +35,29 @@ pub(super) struct Weights {
     pub(super) tensors: Names,
     /// Keys that led there.
     pub(super) under: Vec<String>,
-    /// Keys that were passed over, with the number of tensors below.
-    pub(super) beside: Vec<(String, usize)>,
+    /// What was passed over.
+    pub(super) beside: Beside,
+}
+
+/// Keys that were passed over, with the number of tensors below.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    pub(super) told: Vec<(String, usize)>,
+    /// Tensors below further keys.
+    pub(super) n_more: usize,
+}
+
+impl Beside {
+    fn add(&mut self, key: &str, n: usize) {
+        if n == 0 {
+            return;
+        }
+        if self.told.len() < MAX_TOLD {
+            self.told.push((one_line(key), n));
+        } else {
+            self.n_more = self.n_more.saturating_add(n);
+        }
+    }
 }
 
 /// Finds the weights.
@@ -53,8 +79,10 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
         return Err("the state of an optimiser".to_owned());
     }
     // Down to where tensors stand, along the keys that trainers use.
+    let mut passed = Vec::new();
     for _ in 0..MAX_DEPTH {
-        let Some(items) = heap.dict(root) else { break };
+        let Some(items) = heap.dict(root).filter(|_| !passed.contains(&root)) else { break };
+        passed.push(root);
         // A best loss, for one, can be a tensor beside the state.
         let n_here = items.iter().filter(|(_, value)| walk.is_tensor(*value)).count();
         let of_key = |key: &&str| heap.get(root, key).filter(|v| heap.dict(*v).is_some());
@@ -64,8 +92,7 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
         for (other, value) in items {
             let name = key_text(heap, *other);
             if name != key {
-                let n = walk.count(*value, 0);
-                found.beside.extend((n > 0).then(|| (name.into_owned(), n)));
+                found.beside.add(&name, walk.count(*value, 0));
             }
         }
         found.under.push(key.to_owned());
@@ -73,10 +100,14 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
     }
     for skip in [&[Says::Other, Says::Average][..], &[Says::Other]] {
         if found.tensors.is_empty() {
-            let mut passed = Vec::new();
+            let mut passed = Beside::default();
             walk.flatten(root, String::new(), (skip, 0), &mut found.tensors, &mut passed);
             if !found.tensors.is_empty() {
-                found.beside.extend(passed);
+                let Beside { told, n_more } = passed;
+                for (key, n) in &told {
+                    found.beside.add(key, *n);
+                }
+                found.beside.n_more = found.beside.n_more.saturating_add(n_more);
             }
         }
     }
@@ -90,6 +121,26 @@ pub(super) fn weights(saved: &Saved) -> Result<Weights, String> {
         return Err("no state of a model: it names no tensors".to_owned());
     }
     Ok(found)
+}
+
+/// The items of a dictionary under the names that they have there.
+pub(in crate::checkpoint) fn named(heap: &Heap, items: &[(Value, Value)]) -> Result<Names, String> {
+    let many = || {
+        format!(
+            "found more than {MAX_NAMES} names or {MAX_NAMES_BYTES} bytes of them, expected fewer"
+        )
+    };
+    if items.len() > MAX_NAMES {
+        return Err(many());
+    }
+    let mut n_left = MAX_NAMES_BYTES;
+    let mut names = Names::new();
+    for (key, value) in items {
+        let Some(name) = heap.name(*key) else { continue };
+        n_left = n_left.checked_sub(name.len()).ok_or_else(many)?;
+        names.push((name.to_owned(), *value));
+    }
+    Ok(names)
 }
 
 /// A key as a part of a name.
@@ -114,6 +165,14 @@ impl<'a> Walk<'a> {
     /// The items of a container, lists by number; of one name the last. Bounded over all calls.
     fn items(&mut self, value: Value) -> Vec<(Cow<'a, str>, Value)> {
         let heap = &self.saved.heap;
+        // Before any key is looked at, as all of them can be one long text.
+        let n_bytes = |(key, _): &(Value, Value)| heap.text(*key).map_or(0, str::len);
+        let keys = heap.dict(value).unwrap_or_default().iter().map(n_bytes);
+        let cost = keys.fold(0_usize, |sum, n| sum.saturating_add(n / N_BYTES_OF_VISIT));
+        self.n_left = self.n_left.saturating_sub(cost);
+        if self.n_left == 0 {
+            return Vec::new();
+        }
         let items: Vec<(Cow<'a, str>, Value)> = match heap.node(value) {
             Some(Node::Dict(items)) => {
                 let is_name = |key: Value| matches!(key, Value::Int(_) | Value::Text(_));
@@ -158,7 +217,7 @@ impl<'a> Walk<'a> {
         name: String,
         (skip, depth): (&[Says], usize),
         tensors: &mut Names,
-        passed: &mut Vec<(String, usize)>,
+        passed: &mut Beside,
     ) {
         if self.is_tensor(value) {
             // A name beyond all sense ends the walk as too many bytes of names do.
@@ -176,8 +235,7 @@ impl<'a> Walk<'a> {
         for (key, value) in self.items(value) {
             // Names of parameters may hold any word; those of parts of a state stand at the top.
             if depth < 2 && !self.is_tensor(value) && skip.contains(&says(&key)) {
-                let n = self.count(value, 0);
-                passed.extend((n > 0).then(|| (key.into_owned(), n)));
+                passed.add(&key, self.count(value, 0));
                 continue;
             }
             let name = if name.is_empty() { key.into_owned() } else { format!("{name}.{key}") };

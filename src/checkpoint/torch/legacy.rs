@@ -56,12 +56,12 @@ fn places(
     heap: &Heap,
     (list, keys): (Heap, Value),
 ) -> Result<HashMap<String, (u64, u64)>, TorchError> {
-    let stated: HashMap<String, (u64, u64)> = storages_of(heap);
+    let stated: HashMap<&str, (u64, u64)> = storages_of(heap);
     let malformed = |text: &str| TorchError::Malformed(text.to_owned());
     let mut places = HashMap::new();
     let keys = list.tuple(keys).ok_or_else(|| malformed("found no list of storages"))?;
     for key in keys {
-        let key = list.text(*key).ok_or_else(|| malformed("found a storage without a key"))?;
+        let key = list.name(*key).ok_or_else(|| malformed("found a storage without a key"))?;
         let (n_elements, width) = *stated
             .get(key)
             .ok_or_else(|| malformed("found a storage that no tensor names, expected none"))?;

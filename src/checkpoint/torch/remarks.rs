@@ -3,7 +3,7 @@
 use serde_json::{Map, Number, Value as Json};
 
 use super::Saved;
-use super::find::{Weights, key_text};
+use super::find::{Beside, Weights, key_text};
 use crate::checkpoint::error::{n_tensors, one_line};
 use crate::checkpoint::pickle::{Heap, Node, Value};
 use crate::checkpoint::{Manifest, TrainerState};
@@ -30,6 +30,8 @@ const OPTIMIZERS: [&str; 5] =
     ["optimizer", "optimizer_state_dict", "optimizer_states", "optim", "last_optimizer_state"];
 /// Values of a description.
 const MAX_VALUES: usize = 1 << 16;
+/// Bytes of a text that count as one value, as every mention of a text is a copy of it.
+const N_BYTES_OF_VALUE: usize = 16;
 /// Containers within containers of a description.
 const MAX_DEPTH: usize = 16;
 
@@ -39,12 +41,11 @@ pub(super) fn add_places(manifest: &mut Manifest, found: &Weights) {
         let keys: Vec<String> = found.under.iter().map(|key| one_line(key)).collect();
         manifest.notes.push(format!("weights taken from `{}`", keys.join(".")));
     }
-    if !found.beside.is_empty() {
-        let passed: Vec<String> = found
-            .beside
-            .iter()
-            .map(|(key, n)| format!("`{}` ({})", one_line(key), n_tensors(*n)))
-            .collect();
+    let Beside { told, n_more } = &found.beside;
+    if !told.is_empty() {
+        let passed = told.iter().map(|(key, n)| format!("`{key}` ({})", n_tensors(*n)));
+        let more = (*n_more > 0).then(|| format!("others ({})", n_tensors(*n_more)));
+        let passed: Vec<String> = passed.chain(more).collect();
         manifest.notes.push(format!("left out beside them: {}", passed.join(", ")));
     }
 }
@@ -95,14 +96,20 @@ fn json(heap: &Heap, value: Value, depth: usize, n_left: &mut usize) -> Option<J
         Value::Bool(yes) => Json::Bool(yes),
         Value::Int(n) => Json::Number(n.into()),
         Value::Float(x) => Number::from_f64(x).map_or(Json::Null, Json::Number),
-        Value::Text(_) => Json::String(heap.text(value)?.to_owned()),
+        Value::Text(_) => {
+            let text = heap.text(value)?;
+            spend(n_left, text)?;
+            Json::String(text.to_owned())
+        }
         Value::Bytes | Value::LargeInt | Value::Global(_) => return None,
         Value::Node(_) => match heap.node(value)? {
             Node::Dict(items) => {
                 let mut map = Map::new();
                 for (key, value) in items {
+                    let key = key_text(heap, *key);
+                    spend(n_left, &key)?;
                     if let Some(value) = json(heap, *value, deeper, n_left) {
-                        map.insert(key_text(heap, *key).into_owned(), value);
+                        map.insert(key.into_owned(), value);
                     }
                 }
                 Json::Object(map)
@@ -116,6 +123,12 @@ fn json(heap: &Heap, value: Value, depth: usize, n_left: &mut usize) -> Option<J
             Node::Object { .. } | Node::Set | Node::Persistent(_) => return None,
         },
     })
+}
+
+/// Counts a text that is copied; none where the description is too long for it, which is then left out.
+fn spend(n_left: &mut usize, text: &str) -> Option<()> {
+    *n_left = n_left.saturating_sub(text.len() / N_BYTES_OF_VALUE);
+    (*n_left > 0).then_some(())
 }
 
 /// The first group of parameters of the first optimiser, and a loss beside it.

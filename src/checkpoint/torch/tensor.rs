@@ -15,6 +15,8 @@ use crate::checkpoint::{Dtype, TensorInfo};
 const MAX_REPEAT: u64 = 4;
 /// Fewer elements than that are no burden.
 const FEW: u64 = 1 << 16;
+/// Bytes of the name of a storage, which is a number.
+const MAX_KEY: usize = 255;
 
 /// What a value of a state is.
 #[derive(Debug)]
@@ -103,17 +105,18 @@ fn persistent(heap: &Heap, id: Value) -> Option<Storage<'_>> {
     }
     let is_view = view.iter().any(|value| *value != Value::None);
     let n_elements = n_elements.size()? as u64;
-    Some(Storage { key: heap.text(*key)?, dtype, n_elements, is_view })
+    let key = heap.text(*key).filter(|key| key.len() <= MAX_KEY)?;
+    Some(Storage { key, dtype, n_elements, is_view })
 }
 
 /// Number of elements and their width, of every storage that a pickle refers to, by its key.
-pub(super) fn storages_of(heap: &Heap) -> HashMap<String, (u64, u64)> {
+pub(super) fn storages_of(heap: &Heap) -> HashMap<&str, (u64, u64)> {
     let mut found = HashMap::new();
     for node in heap.nodes() {
         let Node::Persistent(id) = node else { continue };
         if let Some(storage) = persistent(heap, *id) {
             let width = storage.width();
-            found.insert(storage.key.to_owned(), (storage.n_elements, width));
+            found.insert(storage.key, (storage.n_elements, width));
         }
     }
     found
@@ -172,12 +175,14 @@ fn stated(
         return broken("without a storage, expected one");
     };
     let Some(offset) = offset.size() else { return broken("without an offset, expected one") };
+    // Asked first: a list of any length costs nothing to name, and something to copy.
+    let rank = |value| heap.tuple(value).map_or(0, <[_]>::len);
+    if rank(size) != rank(strides) || rank(size) > MAX_RANK {
+        return broken(&format!("of {} dimensions, expected at most {MAX_RANK}", rank(size)));
+    }
     let (Some(shape), Some(strides)) = (heap.sizes(size), heap.sizes(strides)) else {
         return broken("without size and strides, expected whole numbers");
     };
-    if shape.len() != strides.len() || shape.len() > MAX_RANK {
-        return broken(&format!("of {} dimensions, expected at most {MAX_RANK}", shape.len()));
-    }
     if storage.is_view {
         return Found::LeftOut("in a part of another storage".to_owned());
     }

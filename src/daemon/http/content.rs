@@ -62,7 +62,7 @@ impl Content {
             .map(|run| {
                 let history = histories.get(&run.name).cloned();
                 let before = previous.of_runs.get(&run.name);
-                (run.name.clone(), RunBodies::render(run, history, before, next))
+                (run.name.clone(), RunBodies::render_or_keep(run, history, before, next))
             })
             .collect();
         let health = page::health(snapshot);
@@ -190,6 +190,17 @@ mod tests {
             runs: runs.iter().map(run).collect(),
             ..Snapshot::default()
         }
+    }
+
+    #[test]
+    fn a_panic_while_a_page_is_drawn_costs_that_page() {
+        let served = Served::default();
+        served.publish(&snapshot(&[("planted", 1), ("a", 1)], 1.0), &BTreeMap::new(), true);
+        let content = served.current();
+        assert!(content.of_runs["planted"].page.starts_with(b"The page of this run cannot"));
+        assert!(content.of_runs["a"].page.starts_with(b"<!DOCTYPE html>"));
+        let metrics = String::from_utf8(content.exposition.text.to_vec()).unwrap();
+        assert!(metrics.contains(r#"run="planted""#));
     }
 
     #[test]

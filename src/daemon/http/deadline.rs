@@ -23,7 +23,7 @@ impl<S> WriteDeadline<S> {
         Self { stream, timeout, pending: None }
     }
 
-    /// The result of a write, or the error of a deadline that has passed meanwhile.
+    /// The result of a write or of another step of one, or the error of a deadline that has passed meanwhile.
     fn bounded(
         &mut self,
         context: &mut Context<'_>,
@@ -82,6 +82,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteDeadline<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        // The goodbye of TLS has to be taken as well.
+        match Pin::new(&mut self.stream).poll_shutdown(context) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending => self.bounded(context, Poll::Pending).map_ok(|_| ()),
+        }
     }
 }

@@ -7,24 +7,21 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use hyper::header::{self, HeaderValue};
+use hyper::header;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::content::Served;
+use super::respond::{EVENTS, EVENTS_KIND, body, plain, with};
 use super::until_set;
-
-/// Where the events are.
-pub(super) const PATH: &str = "/api/v1/events";
-/// Their type.
-pub(super) const KIND: &str = "text/event-stream";
 
 /// Time between two signs of life: a client that is gone is noticed when it is written to.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Whether the request is for the stream of events.
 pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
-    *request.method() == Method::GET && request.uri().path() == PATH
+    *request.method() == Method::GET && request.uri().path() == EVENTS
 }
 
 /// The open streams, and what a further one needs.
@@ -40,34 +37,25 @@ impl Streams {
         Self { served, places: Arc::new(Semaphore::new(max)), stopped }
     }
 
-    /// A stream that lasts until the client goes or the server stops; 503 where there are too many.
-    pub(super) fn open(&self) -> Response<Reply> {
+    /// A stream that lasts until the client goes, the server stops or its time is over, whereupon
+    /// browsers ask again; 503 where there are too many.
+    #[expect(clippy::result_large_err, reason = "an answer like the other, moved once")]
+    pub(super) fn open(&self, until: Instant) -> Result<Response<Reply>, Response<Full<Bytes>>> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            let mut full = Response::new(Reply::Whole("too many streams\n".into()));
-            *full.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-            set(&mut full, header::CONTENT_TYPE, "text/plain; charset=utf-8");
-            set(&mut full, header::RETRY_AFTER, "60");
-            return full;
+            let full = plain(StatusCode::SERVICE_UNAVAILABLE, "too many streams\n");
+            return Err(with(full, header::RETRY_AFTER, "60"));
         };
         let feed = Feed {
             versions: self.served.versions(),
             served: Arc::clone(&self.served),
             stopped: self.stopped.clone(),
             known: None,
+            until,
             _place: place,
         };
-        let mut response = Response::new(Reply::Events(Stream { next: Box::pin(feed.next()) }));
-        set(&mut response, header::CONTENT_TYPE, KIND);
-        response
+        let like = body(StatusCode::OK, EVENTS_KIND, Bytes::new());
+        Ok(like.map(|_| Reply::Events(Stream { next: Box::pin(feed.next()) })))
     }
-}
-
-fn set(response: &mut Response<Reply>, name: header::HeaderName, value: &'static str) {
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
-    let nosniff = HeaderValue::from_static("nosniff");
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
 }
 
 /// What one stream knows. Nothing is kept for a client that is slow: it is told of all that has
@@ -78,6 +66,8 @@ struct Feed {
     stopped: watch::Receiver<bool>,
     /// The version that the client was told of.
     known: Option<u64>,
+    /// When it ends.
+    until: Instant,
     _place: OwnedSemaphorePermit,
 }
 
@@ -93,6 +83,7 @@ impl Feed {
                     "changes"
                 }
                 () = tokio::time::sleep(HEARTBEAT) => "alive",
+                () = sleep_until(self.until) => return None,
                 () = until_set(&mut self.stopped) => return None,
             };
         }

@@ -7,12 +7,16 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::super::page;
 use super::content::{Content, RunBodies};
-use super::events;
 use super::negotiate::{wants_gzip, wants_openmetrics};
 use crate::metrics::{OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+
+/// Where the events are.
+pub(super) const EVENTS: &str = "/api/v1/events";
+/// Their type.
+pub(super) const EVENTS_KIND: &str = "text/event-stream";
 
 /// Prefix of the reports.
 const REPORTS: &str = "/api/v1/runs/";
@@ -20,6 +24,11 @@ const REPORTS: &str = "/api/v1/runs/";
 const HISTORIES: &str = "/api/v1/history/";
 /// Prefix of the runs' pages.
 const PAGES: &str = "/runs/";
+
+/// Whether it is a path that says only how the daemon is, in one word.
+pub(super) fn is_probe(path: &str) -> bool {
+    matches!(path, "/-/healthy" | "/-/ready")
+}
 
 /// The response to a request. HEAD is answered as GET; hyper leaves out the body.
 pub(super) fn respond<B>(content: &Content, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -36,7 +45,7 @@ pub(super) fn respond<B>(content: &Content, request: &Request<B>) -> Response<Fu
         "/-/ready" => plain(StatusCode::SERVICE_UNAVAILABLE, "the first scan is not done yet\n"),
         "/api/v1/runs" => body(StatusCode::OK, JSON, content.runs.clone()),
         // GET opens the stream; what is left is HEAD.
-        events::PATH => body(StatusCode::OK, events::KIND, Bytes::new()),
+        EVENTS => body(StatusCode::OK, EVENTS_KIND, Bytes::new()),
         "/api/v1/anomalies" => body(StatusCode::OK, JSON, content.anomalies.clone()),
         path => named(content, path)
             .or_else(|| asset(path, request.headers()))
@@ -128,11 +137,11 @@ fn asset(path: &str, headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
     Some(if gzip { with(response, header::CONTENT_ENCODING, "gzip") } else { response })
 }
 
-fn plain(status: StatusCode, line: &'static str) -> Response<Full<Bytes>> {
+pub(super) fn plain(status: StatusCode, line: &'static str) -> Response<Full<Bytes>> {
     body(status, PLAIN, Bytes::from_static(line.as_bytes()))
 }
 
-fn body(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Full<Bytes>> {
+pub(super) fn body(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(bytes));
     *response.status_mut() = status;
     if status != StatusCode::NO_CONTENT {
@@ -142,7 +151,7 @@ fn body(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Full<B
     with(response, header::CACHE_CONTROL, "no-store")
 }
 
-fn with(
+pub(super) fn with(
     mut response: Response<Full<Bytes>>,
     name: HeaderName,
     value: &'static str,

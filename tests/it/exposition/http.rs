@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
-use weightvane::daemon::http::{Limits, Served, Server, serve};
+use weightvane::config::Settings;
+use weightvane::daemon::http::{Access, Limits, Served, Server, serve};
 use weightvane::diagnostics::Skipped;
 use weightvane::metrics::{RunFacts, Snapshot};
 
@@ -16,7 +17,8 @@ use super::sample;
 
 pub(super) fn start(served: &Arc<Served>, limits: Limits) -> Server {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    serve(listener, Arc::clone(served), limits).unwrap()
+    let access = Access::new(&Settings::default(), listener.local_addr().unwrap()).unwrap();
+    serve(listener, Arc::clone(served), access, limits).unwrap()
 }
 
 fn ready() -> Arc<Served> {

@@ -84,7 +84,7 @@ impl Daemon {
         let mut daemon = Self { child, address, stdout, stderr };
         daemon.address = daemon.wait_for("its address", |d| {
             d.stdout().iter().find_map(|line| {
-                line.split("http://").nth(1)?.split('/').next()?.parse::<SocketAddr>().ok()
+                line.split("://").nth(1)?.split('/').next()?.parse::<SocketAddr>().ok()
             })
         });
         daemon

@@ -115,7 +115,7 @@ pub(super) fn can_trace() -> bool {
         Command::new("strace").args(["-D", "-f", "-qq", "-o", "/dev/null", "true"]).output();
     let can = tried.as_ref().is_ok_and(|out| out.status.success());
     if !can {
-        skipped(&format!("which files are opened for writing: strace does not work: {tried:?}"));
+        skipped(&format!("what the daemon calls: strace does not work: {tried:?}"));
     }
     can
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use hyper::body::Bytes;
 use serde::Serialize;
+use tracing::error;
 
 use super::json;
 use super::lists::RunEntry;
-use crate::daemon::page;
+use crate::daemon::{guard, page};
 use crate::diagnostics::Report;
 use crate::history::Anomaly;
 use crate::metrics::RunFacts;
@@ -60,6 +61,25 @@ impl<'a> Facts<'a> {
 }
 
 impl RunBodies {
+    /// As [`RunBodies::render`]; a fault in it costs this run's page, which stays as it was.
+    pub(super) fn render_or_keep(
+        run: &RunFacts,
+        history: Option<Bytes>,
+        before: Option<&Arc<Self>>,
+        version: u64,
+    ) -> Arc<Self> {
+        let rendered = guard::caught(|| Self::render(run, history, before, version));
+        rendered.unwrap_or_else(|panic| {
+            error!(run = run.name, panic, "internal error, the page of a run cannot be drawn");
+            let nothing = || {
+                let page = "The page of this run cannot be drawn; the log says why.\n".into();
+                let (report, history, facts) = (None, Bytes::new(), Bytes::new());
+                Arc::new(Self { page, report, history, version, facts })
+            };
+            before.map_or_else(nothing, Arc::clone)
+        })
+    }
+
     /// Renders what is not as it was; `version` is that of the content to which this belongs.
     pub(super) fn render(
         run: &RunFacts,
@@ -67,6 +87,8 @@ impl RunBodies {
         before: Option<&Arc<Self>>,
         version: u64,
     ) -> Arc<Self> {
+        #[cfg(test)]
+        assert!(run.name != "planted", "planted");
         let facts = json(&Facts::of(run));
         let nothing = || json(&serde_json::json!({"run": run.name, "thinned": 0, "parts": []}));
         let history = history.unwrap_or_else(nothing);
