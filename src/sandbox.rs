@@ -145,7 +145,7 @@ fn restrict(rules: &Rules, connects: bool) -> Result<Held, RulesetError> {
         }
         LandlockStatus::NotImplemented => {
             return Ok(Held::Nothing(
-                "the kernel has no Landlock, which came with Linux 5.13".into(),
+                "Landlock, which came with Linux 5.13, is not there or refused".into(),
             ));
         }
     };

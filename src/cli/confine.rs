@@ -51,29 +51,30 @@ pub(super) fn confine(
 }
 
 fn places(settings: &Settings, roots: &[PathBuf], files: &[&Path]) -> Places {
-    let beside = |file: &Path| {
-        let file = std::path::absolute(file).ok()?;
-        file.parent().map(Path::to_owned)
-    };
-    // The name of the file may be a link: then it is where it leads that is replaced.
-    let textfile = settings.textfile.as_deref();
-    let led = textfile.and_then(|file| file.canonicalize().ok());
-    let textfiles = [textfile.and_then(beside), led.as_deref().and_then(beside)];
-    let mut written: Vec<PathBuf> = textfiles.into_iter().flatten().collect();
-    written.dedup();
+    let mut written: Vec<PathBuf> = settings.textfile.iter().flat_map(|f| beside(f)).collect();
     written.extend(settings.state_dir.clone());
     let linked: Vec<PathBuf> = settings.pin_dir().map(Path::to_owned).into_iter().collect();
     let (remote, local): (Vec<_>, Vec<_>) =
         roots.iter().cloned().partition(|root| remote::is_remote(root));
-    // Credentials, certificates and names of hosts lie in many places.
-    let reads = settings.sandbox == Confinement::All && remote.is_empty();
     let bases = settings.bases.iter().filter(|base| !remote::is_remote(base));
+    let connects = !remote.is_empty() || bases.clone().count() < settings.bases.len();
+    // Credentials, certificates and names of hosts lie in many places.
+    let reads = settings.sandbox == Confinement::All && !connects;
     let read = reads.then(|| {
-        let files = files.iter().copied().filter_map(beside);
+        let files = files.iter().flat_map(|file| beside(file));
         files.chain(settings.architectures_dir.clone()).chain(bases.cloned()).collect()
     });
-    let connects = !remote.is_empty() || settings.bases.iter().any(|base| remote::is_remote(base));
     Places { written, linked, roots: local, read, connects }
+}
+
+/// The directory of a file, and that of the file that it leads to if it is a link: either may be
+/// replaced.
+fn beside(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let named = std::path::absolute(file).ok();
+    let parents = named.into_iter().chain(file.canonicalize().ok());
+    let parents = parents.filter_map(|file| file.parent().map(Path::to_owned));
+    // Once, where it is no link.
+    std::collections::BTreeSet::from_iter(parents).into_iter()
 }
 
 fn tell(confined: &Confined, wanted: Confinement) {

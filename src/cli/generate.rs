@@ -27,7 +27,7 @@ Their state: the history, and where the next searches start.
 Every key of the configuration with its default and what it means.
 .TP
 \fI/usr/share/weightvane\fR
-Dashboards for Grafana, rules and a runbook for Prometheus.
+Dashboards for Grafana and rules for Prometheus.
 .SH SIGNALS
 \fBSIGHUP\fR reads the configuration again. \fBSIGTERM\fR and \fBSIGINT\fR end the daemon within 5 seconds.
 ";

@@ -11,7 +11,7 @@ use super::confine::{Given, confine};
 use super::failure::Failure;
 use super::places::{check_root, check_written};
 use super::{ServeArgs, WatchArgs, logging, print, rules, settings};
-use weightvane::config::Settings;
+use weightvane::config::{Settings, WebConfig};
 use weightvane::daemon::http::AccessError;
 use weightvane::daemon::{
     Daemon, DaemonError, Handle, OnSave, Reload, Request, Setup, StateDir, vital,
@@ -49,8 +49,9 @@ fn watch(
     let state = settings.state_dir.as_deref().map(StateDir::take).transpose();
     let state = state.map_err(|e| Failure::system("state directory", &e))?;
     let listener = listener(&args.serve, &settings)?;
-    let files = [args.config.as_deref(), settings.web_config_file.as_deref()];
-    let files: Vec<&Path> = files.into_iter().flatten().collect();
+    let web = settings.web_config_file.as_deref().map(WebConfig::load).transpose()?;
+    let web = web.iter().flat_map(WebConfig::files);
+    let files: Vec<&Path> = args.config.as_deref().into_iter().chain(web).collect();
     let given = confine(&settings, &roots, &files)?;
     let reload = reload(args, &roots, given.clone());
     let interval = settings.scan_interval;

@@ -122,6 +122,11 @@ impl WebConfig {
         Err(ConfigError::Exposed { path, address })
     }
 
+    /// The files that were read, and will be again: the file itself and those that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(ReadFile::path)
+    }
+
     /// Whether one of the files that were read is another now.
     #[must_use]
     pub fn has_changed(&self) -> bool {

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from helpers import check
+from helpers import Failed
 
 BOOT_PATIENCE = 60  # seconds
 
@@ -58,7 +58,8 @@ def call(*command, fails=False):
     """What a command says that must succeed, or fail."""
     done = subprocess.run(command, text=True, stdin=subprocess.DEVNULL, capture_output=True)
     told = done.stdout + done.stderr
-    check(" ".join(command)[-200:], (done.returncode != 0) == fails, (done.returncode, told))
+    if (done.returncode != 0) != fails:
+        raise Failed(f"{' '.join(command)[-200:]}: ends with {done.returncode} and says {told[-2000:]!r}")
     return told
 
 

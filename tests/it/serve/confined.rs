@@ -1,6 +1,7 @@
 //! The daemon in its sandbox: what it gave up, and that it does its work all the same.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,6 +9,8 @@ use rustix::process::Signal;
 
 use super::process::{Daemon, FAST, Place, skipped};
 use super::saves::{chain, copy_save, shipped, write_save};
+use crate::http::certificates::Authority;
+use crate::http::client::Client;
 
 fn all(place: &Place) -> Command {
     let mut command = place.command();
@@ -136,6 +139,46 @@ fn with_reading_confined_all_of_its_work_is_done() {
     write_save(&root.join("again/checkpoint-1"), &chain(2, 16, 1));
     daemon.wait_analyzed("again", 1);
     assert_eq!(logs(&daemon, "textfile not written"), 0);
+}
+
+/// Certificates as Kubernetes mounts them and as they are renewed: by a link that leads elsewhere then.
+#[test]
+fn with_reading_confined_certificates_are_renewed_wherever_they_lie() {
+    let place = Place::new("");
+    let path = |name: &str| place.dir.path().join(name);
+    let root = path("job/runs");
+    for made in [&root, &path("etc"), &path("certs")] {
+        fs::create_dir_all(made).unwrap();
+    }
+    let issue = |name: &str| {
+        let authority = Authority::new("ca");
+        let (certificate, key) = authority.issue(&["localhost"]);
+        fs::create_dir(path("certs").join(name)).unwrap();
+        fs::write(path("certs").join(name).join("crt"), certificate).unwrap();
+        fs::write(path("certs").join(name).join("key"), key).unwrap();
+        symlink(name, path("certs/new")).unwrap();
+        fs::rename(path("certs/new"), path("certs/data")).unwrap();
+        Client::trusting(&authority)
+    };
+    let first = issue("1");
+    for file in ["crt", "key"] {
+        symlink(format!("data/{file}"), path("certs").join(file)).unwrap();
+    }
+    let certs = path("certs").display().to_string();
+    let text = format!("tls_server_config: {{cert_file: {certs}/crt, key_file: {certs}/key}}\n");
+    fs::write(path("etc/web.yml"), text).unwrap();
+    let mut command = Command::new(super::process::PROGRAM);
+    command.arg("watch").arg(&root).args(["--sandbox", "all", "--listen", "127.0.0.1:0"]);
+    command.arg("--web.config.file").arg(path("etc/web.yml")).args(["--log.format", "json"]);
+    let daemon = Daemon::start(command);
+    is_held(&daemon);
+    let is_alive = |client: &Client| {
+        client.get(daemon.address, "/-/healthy").is_ok_and(|answer| answer.status == 200)
+    };
+    daemon.wait_for("the first certificate", |_| is_alive(&first).then_some(()));
+    let second = issue("2");
+    daemon.wait_for("the second", |_| is_alive(&second).then_some(()));
+    assert!(!is_alive(&first), "it is another one");
 }
 
 #[test]
