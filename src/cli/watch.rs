@@ -2,8 +2,9 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::failure::Failure;
@@ -65,6 +66,9 @@ pub(super) fn start(
     reload: Option<Reload>,
     on_save: Option<OnSave>,
 ) -> Result<(Daemon, std::net::SocketAddr), Failure> {
+    // Where the size of files is limited a write is to fail, as on a full disk, and not to kill.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())
+        .map_err(|e| Failure::system("signal handlers", &e))?;
     let rules = rules(&settings)?;
     let listening =
         |e: &std::io::Error| Failure::system(&format!("listen on {}", settings.listen), e);

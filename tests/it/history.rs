@@ -161,7 +161,14 @@ fn anomalies_end_where_they_began() {
     let over = Anomaly { resolved_step: Some(300), ..spike };
     store.record(&Record { anomalies: vec![over.clone()], ..small(300) }).unwrap();
     let run = only_run(&open(dir.path()));
-    assert_eq!((run.open, run.over), (vec![frozen], vec![over]));
+    assert_eq!((run.open, run.over), (vec![frozen.clone()], vec![over.clone()]));
+    // Saves that were judged together: what is over is told first, also of what began with it.
+    let brief = Anomaly { onset_step: 400, resolved_step: None, ..over.clone() };
+    let ended = Anomaly { resolved_step: Some(500), ..brief.clone() };
+    let anomalies = vec![ended.clone(), brief];
+    store.record(&Record { anomalies, ..small(500) }).unwrap();
+    let run = only_run(&open(dir.path()));
+    assert_eq!((run.open, run.over), (vec![frozen], vec![over, ended]));
 }
 
 #[test]

@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import mounts
+from daemon import Unavailable
 from ledger import Ledger, Skipped
 
 
 class Lab:
+    unavailable = Unavailable
+
     def __init__(self, program, scratch, seed, keep=False):
         self.program, self.scratch, self.seed, self.keep = Path(program).resolve(), Path(scratch), seed, keep
         self.ledger = Ledger()

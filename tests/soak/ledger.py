@@ -20,6 +20,7 @@ INVARIANTS = {
 }
 # Of one invariant, so that a bad day stays readable.
 MAX_TOLD = 12
+MAX_WORDS = 1500
 
 
 @dataclass
@@ -55,7 +56,8 @@ class Ledger:
             self.checks[number] += n
             if not holds:
                 where = getattr(self.context, "words", "")
-                self.violations[number].append(f"{where}: {words}" if where else words)
+                words = f"{where}: {words}" if where else words
+                self.violations[number].append(words if len(words) <= MAX_WORDS else words[:MAX_WORDS // 2] + " ... " + words[-MAX_WORDS // 2:])
                 print(f"VIOLATION of {number} in {self.violations[number][-1]}", flush=True)
         return holds
 

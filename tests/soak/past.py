@@ -1,4 +1,5 @@
 """What the daemon has recorded, read from its database as anybody may."""
+import contextlib
 import shutil
 import sqlite3
 import tempfile
@@ -10,14 +11,15 @@ FILE = "history.sqlite"
 class Recorded:
     """All saves of a state directory with their rows, as of now."""
 
-    def __init__(self, state, immutable=False):
+    def __init__(self, state, how="ro"):
         self.saves, self.errors = [], []
         path = Path(state) / FILE
         if not path.exists():
             return
-        how = "mode=ro&immutable=1" if immutable else "mode=ro"
-        with sqlite3.connect(f"file:{path}?{how}", uri=True, timeout=30) as db:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode={how}", uri=True, timeout=30)) as db:
             db.row_factory = sqlite3.Row
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'saves'").fetchone():
+                return  # cut off before it was made
             runs = {row["id"]: row["name"] for row in db.execute("SELECT id, name FROM runs")}
             matrices, pairs = {}, {}
             for row in db.execute("SELECT * FROM matrices ORDER BY save, position"):
@@ -31,7 +33,6 @@ class Recorded:
                 self.saves.append(save)
             self.counters = {(runs.get(row["run"], ""), row["name"], row["label"]): row["value"] for row in db.execute("SELECT * FROM counters")}
             self.errors = [row[0] for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
-        db.close()
 
     def measured(self):
         return [save for save in self.saves if save["state"] == "analyzed"]
@@ -41,9 +42,9 @@ class Recorded:
 
 
 def copied(state):
-    """What a copy of the state directory says, so that a file system that is about to end is not held open."""
+    """What a copy of the database says: of one that no daemon has open, or that must not be held open."""
     with tempfile.TemporaryDirectory() as here:
         for path in Path(state).glob(FILE + "*"):
             if path.is_file():
                 shutil.copy(path, here)
-        return Recorded(here)
+        return Recorded(here, "rw")

@@ -182,7 +182,7 @@ class World:
             body = self.daemon.metrics()
             if body and self.settled(body) and not self.missing(self.recorded()):
                 self.ledger.check(11, True)
-                return body
+                return self.still(body)
             if time.monotonic() > until or not self.daemon.alive():
                 break
             time.sleep(0.1)
@@ -191,6 +191,16 @@ class World:
         code = "" if self.daemon.alive() else f", the daemon ended with {self.daemon.child.returncode}"
         self.ledger.check(1, not missing, f"not recorded after {patience:.0f} s: {missing[:10]}{code}\n{self.daemon.log_text()[-1500:]}")
         self.ledger.check(11, False, f"not at rest after {patience:.0f} s: {left} wait, {len(missing)} are not recorded{code}")
+        return body
+
+    def still(self, body, patience=5.0, wait=0.7):
+        """A body after which nothing changes for a moment: anomalies are judged when nothing waits any more."""
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            time.sleep(wait)
+            before, body = body, self.daemon.metrics() or body
+            if self.facts(before) == self.facts(body):
+                break
         return body
 
     def verify(self, body=None, exempt=()):

@@ -20,7 +20,10 @@ pub(super) fn record(transaction: &Transaction<'_>, record: &Record) -> rusqlite
         evaluations(transaction, save, trainer)?;
         forget_skipped(transaction, run)?;
     }
-    for anomaly in &record.anomalies {
+    // Where several saves were judged together, one may have begun and ended with this record.
+    let (began, over): (Vec<_>, Vec<_>) =
+        record.anomalies.iter().partition(|anomaly| anomaly.resolved_step.is_none());
+    for anomaly in began.into_iter().chain(over) {
         put_anomaly(transaction, run, anomaly)?;
     }
     counters(transaction, run, &record.run_counters)?;
