@@ -1,6 +1,7 @@
 //! What is known of all runs, in SQLite: it outlives restarts, and people may read it.
 
 mod archive;
+mod digest;
 mod export;
 mod load;
 mod profiles;
@@ -30,14 +31,15 @@ pub use profiles::StoredProfile;
 pub const FILE: &str = "history.sqlite";
 
 /// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 /// From the schema of a version to that of the next one; the first makes it.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("store/schema-1.sql"),
     include_str!("store/schema-2.sql"),
     include_str!("store/schema-3.sql"),
     include_str!("store/schema-4.sql"),
+    include_str!("store/schema-5.sql"),
 ];
 
 /// A database up to this size is read whole at every start.
@@ -230,6 +232,9 @@ impl Store {
                 connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
             if sound != "ok" {
                 return Err(damage(&sound));
+            }
+            if found == VERSION {
+                digest::verify(&connection)?;
             }
         }
         let done = usize::try_from(found).unwrap_or(0);

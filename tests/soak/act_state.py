@@ -361,6 +361,31 @@ def small_files(lab, name, draw):
         world.end()
 
 
+def full_log(lab, name, draw):
+    """The log lies on a full disk, or nobody reads it any more."""
+    world = World(lab, name)
+    try:
+        for words in ("exec \"$@\" 2>/dev/full", "exec \"$@\" 2>&1 >&3 3>&- | head -c 200 >/dev/null"):
+            run = f"log-{len(world.daemons)}"
+            if "head" in words:
+                # The daemon is not our child then: it is told to end by its pid.
+                words = "exec 3>&1; " + words.replace('exec "$@"', 'sh -c \'echo $$ >&4; exec "$@"\' sh "$@"')
+                pid = world.here / "pid"
+                words = words.replace(">&4", f"> {pid}")
+            world.start(wrap=["sh", "-c", words, "sh"])
+            if "head" in words:
+                world.daemon.pid = int((world.here / "pid").read_text())
+            for step in range(1, 6):
+                world.save(run, draw.choice(["safetensors-0.7", "safetensors-0.8"]), step)
+            body = world.wait_recorded()
+            world.verify(body)
+            lab.ledger.injected("E", "a log that cannot be written", 1)
+            world.daemon.signal(15)
+            world.daemon.reap()
+    finally:
+        world.end()
+
+
 def two_daemons(lab, name, draw):
     """A second daemon on one state directory refuses, and the first does not notice."""
     world = World(lab, name)

@@ -30,6 +30,8 @@ class Fault:
     what: str
     injected: int = 0
     results: dict = field(default_factory=dict)
+    # Measured numbers, of which the largest counts.
+    worst: dict = field(default_factory=dict)
     skipped: set = field(default_factory=set)
 
 
@@ -72,17 +74,24 @@ class Ledger:
         with self.lock:
             return self.faults.setdefault((letter, what), Fault(letter, what))
 
-    def injected(self, letter, what, n=1, **results):
+    def injected(self, letter, what, n=1, worst=None, **results):
         fault = self.fault(letter, what)
         with self.lock:
             fault.injected += n
             for name, count in results.items():
                 fault.results[name] = fault.results.get(name, 0) + count
+            for name, value in (worst or {}).items():
+                fault.worst[name] = max(fault.worst.get(name, value), value)
 
     def skipped(self, letter, what, why):
         fault = self.fault(letter, what)
         with self.lock:
             fault.skipped.add(why)
+
+    def failing(self):
+        """Names of the items that have a violation."""
+        told = [words.split(" ")[0].split(":")[0] for found in self.violations.values() for words in found]
+        return {name for name in told if name.count("-") >= 2}
 
     def failed(self):
         return sum(len(found) for found in self.violations.values())
@@ -92,6 +101,7 @@ class Ledger:
         lines = ["| fault | injected | result |", "|---|---|---|"]
         for (letter, what), fault in sorted(self.faults.items()):
             words = [f"{count} {name.replace('_', ' ')}" for name, count in fault.results.items()]
+            words += [f"{name} {value:g}" for name, value in fault.worst.items()]
             words += [f"skipped: {why}" for why in sorted(fault.skipped)]
             lines.append(f"| {letter}: {what} | {fault.injected} | {', '.join(words)} |")
         lines += ["", "| invariant | checks | violations |", "|---|---|---|"]

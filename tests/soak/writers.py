@@ -84,8 +84,9 @@ def preallocated(path, parts, pause):
 def rewritten(path, parts, pause):
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        flush(fd, parts, pause)
+        # First, so that the last byte is the last change.
         os.ftruncate(fd, sum(map(len, parts)))
+        flush(fd, parts, pause)
     finally:
         os.close(fd)
 
