@@ -4,6 +4,7 @@
 //! thread of its own, so has each worker, and HTTP (the only async code) has one. A scrape reads
 //! bytes that were rendered when something last changed.
 
+mod at_rest;
 pub mod backfill;
 mod counters;
 mod crew;

@@ -1,5 +1,6 @@
 //! What `watch` gives up before it looks at the first save.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -74,7 +75,7 @@ fn beside(file: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let parents = named.into_iter().chain(file.canonicalize().ok());
     let parents = parents.filter_map(|file| file.parent().map(Path::to_owned));
     // Once, where it is no link.
-    std::collections::BTreeSet::from_iter(parents).into_iter()
+    parents.collect::<BTreeSet<_>>().into_iter()
 }
 
 fn tell(confined: &Confined, wanted: Confinement) {

@@ -35,6 +35,8 @@ pub(super) fn start(args: &LogArgs) {
     use tracing_subscriber::fmt;
     let filter = tracing_subscriber::EnvFilter::new(format!("weightvane={}", args.level));
     let base = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A line that cannot be written, on a disk that is full, would be told on stderr, and that would panic.
+    let base = base.log_internal_errors(false);
     // An error means that a subscriber is set already, which is what was wanted.
     let _ = match args.format {
         LogFormat::Text => base.with_ansi(std::io::stderr().is_terminal()).try_init(),

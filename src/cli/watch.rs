@@ -2,9 +2,10 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use listenfd::ListenFd;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::confine::{Given, confine};
@@ -100,6 +101,9 @@ pub(super) fn start(
     roots: Vec<PathBuf>,
     parts: Parts,
 ) -> Result<Daemon, Failure> {
+    // Where the size of files is limited a write is to fail, as on a full disk, and not to kill.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())
+        .map_err(|e| Failure::system("signal handlers", &e))?;
     let rules = rules(&settings)?;
     let Parts { shard, state, reload, on_save, sandbox } = parts;
     let setup = Setup { settings, rules, roots, shard, listener, state, reload, on_save, sandbox };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::at_rest::{expect_settled, is_unchanged_since};
 use super::crew::Ticket;
 use super::guard;
 use super::pace::Pace;
@@ -278,8 +279,12 @@ fn analyze(job: &Job, warm: Option<&Warm>, observer: &Watched<'_>) -> Result<Ana
         return Err(OpenError::Vanished { path }.into());
     }
     let manifest = checkpoint::open(path)?;
-    // Rotation may have taken the save before; then there is nothing to compare with.
+    expect_settled(&manifest, &job.queued.save)?;
+    // Rotation may have taken the save before, or a resumed training be writing over it; then there is
+    // nothing to compare with.
     let before = job.path_before.as_deref().and_then(|path| checkpoint::open(path).ok());
+    let modified_ns = job.previous.as_ref().and_then(|previous| previous.modified_ns);
+    let before = before.filter(|before| is_unchanged_since(before, modified_ns));
     let stored = warm.filter(|_| job.ask_disk).and_then(|warm| {
         let in_place = job.queued.save.in_place;
         warm.load(job.warm_limit, &job.origin, job.previous.as_ref(), in_place, &job.options)

@@ -173,7 +173,7 @@ impl Writer {
         Ok(self.store.as_mut().expect("opened above"))
     }
 
-    /// Writes what comes; says so after each.
+    /// Writes what comes, and with it what has come meanwhile; then says so.
     fn run(&mut self, records: &Receiver<Box<Record>>, written: &dyn Fn()) {
         loop {
             let record = if self.waiting.is_empty() {
@@ -189,9 +189,9 @@ impl Writer {
                     return;
                 }
             }
-            if self.waiting.len() > MAX_WAITING {
-                self.waiting.pop_front();
-            }
+            self.waiting.extend(records.try_iter().take(MAX_SENT));
+            let excess = self.waiting.len().saturating_sub(MAX_WAITING);
+            self.waiting.drain(..excess);
             // What is being written when it panics is given up with it: it would be met again.
             if let Err(panic) = guard::caught(|| self.write()) {
                 self.failed(&panic);
@@ -205,7 +205,11 @@ impl Writer {
         while let Some(record) = self.waiting.pop_front() {
             #[cfg(test)]
             assert!(record.key.path != "/planted", "planted");
-            match self.store().and_then(|store| store.record(&record)) {
+            let is_last = self.waiting.is_empty();
+            let write = |store: &mut Store| {
+                if is_last { store.record(&record) } else { store.record_with_next(&record) }
+            };
+            match self.store().and_then(write) {
                 Ok(()) => {
                     if !self.ok.swap(true, Ordering::Relaxed) {
                         info!("history is written again");

@@ -88,8 +88,8 @@ fn locked(path: &Path) -> Result<File, TryLockError> {
 
 /// Whether another moment may bring another answer.
 fn may_pass(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded)
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | ReadOnlyFilesystem | QuotaExceeded | FileTooLarge)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What is known of all runs, in SQLite: it outlives restarts, and people may read it.
 
 mod archive;
+mod digest;
 mod export;
 mod load;
 mod profiles;
@@ -30,14 +31,15 @@ pub use profiles::StoredProfile;
 pub const FILE: &str = "history.sqlite";
 
 /// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 /// From the schema of a version to that of the next one; the first makes it.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("store/schema-1.sql"),
     include_str!("store/schema-2.sql"),
     include_str!("store/schema-3.sql"),
     include_str!("store/schema-4.sql"),
+    include_str!("store/schema-5.sql"),
 ];
 
 /// A database up to this size is read whole at every start.
@@ -221,8 +223,7 @@ impl Store {
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // After a power failure the last transactions may be missing, never half of one.
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        durable(&connection, true)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         // Of a database that was cut off or overwritten the header alone may be sound.
         let is_quick = std::fs::metadata(path).is_ok_and(|found| found.len() <= QUICK_BYTES);
@@ -231,6 +232,9 @@ impl Store {
                 connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
             if sound != "ok" {
                 return Err(damage(&sound));
+            }
+            if found == VERSION {
+                digest::verify(&connection)?;
             }
         }
         let done = usize::try_from(found).unwrap_or(0);
@@ -243,17 +247,37 @@ impl Store {
         Ok(Self { connection })
     }
 
-    /// Writes a save. One that is recorded already, with this very content, is not written again.
+    /// Writes a save, so that a power failure takes it no more. One that is recorded already, with this
+    /// very content, is not written again.
     ///
     /// # Errors
     /// As SQLite has them; then nothing of the record is written.
     pub fn record(&mut self, record: &Record) -> Result<(), StoreError> {
+        self.write(record, true)
+    }
+
+    /// The same where another record follows at once: until that is written a power failure may take this
+    /// one, whole. Thousands of saves at a start would wait for as many turns of a disk.
+    ///
+    /// # Errors
+    /// As SQLite has them; then nothing of the record is written.
+    pub fn record_with_next(&mut self, record: &Record) -> Result<(), StoreError> {
+        self.write(record, false)
+    }
+
+    fn write(&mut self, record: &Record, is_last: bool) -> Result<(), StoreError> {
+        durable(&self.connection, is_last)?;
         let transaction = self.connection.transaction()?;
         if write::record(&transaction, record)? {
             transaction.commit()?;
         }
         Ok(())
     }
+}
+
+/// Whether a transaction waits until the disk has it, and all before it.
+fn durable(connection: &Connection, waits: bool) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", if waits { "FULL" } else { "NORMAL" })
 }
 
 fn damage(text: &str) -> StoreError {

@@ -161,7 +161,14 @@ fn anomalies_end_where_they_began() {
     let over = Anomaly { resolved_step: Some(300), ..spike };
     store.record(&Record { anomalies: vec![over.clone()], ..small(300) }).unwrap();
     let run = only_run(&open(dir.path()));
-    assert_eq!((run.open, run.over), (vec![frozen], vec![over]));
+    assert_eq!((run.open, run.over), (vec![frozen.clone()], vec![over.clone()]));
+    // Saves that were judged together: what is over is told first, also of what began with it.
+    let brief = Anomaly { onset_step: 400, resolved_step: None, ..over.clone() };
+    let ended = Anomaly { resolved_step: Some(500), ..brief.clone() };
+    let anomalies = vec![ended.clone(), brief];
+    store.record(&Record { anomalies, ..small(500) }).unwrap();
+    let run = only_run(&open(dir.path()));
+    assert_eq!((run.open, run.over), (vec![frozen], vec![over, ended]));
 }
 
 #[test]
@@ -214,6 +221,61 @@ fn a_damaged_database_is_moved_aside_and_made_anew() {
     damage(b"not a database at all, though longer than its header, which is of 100 bytes, and then some more of it", "text");
     damage(b"", "empty");
     assert!(n_aside >= 20, "{n_aside}");
+}
+
+/// SQLite checks its structure: of numbers it cannot know.
+#[test]
+fn a_number_that_was_not_written_is_damage() {
+    let sound = tempfile::tempdir().unwrap();
+    let mut store = open(sound.path());
+    let mut began = small(100);
+    began.run_counters.insert(("failures".into(), "limit".into()), 987_654.25);
+    let anomaly = Anomaly {
+        kind: Kind::Frozen,
+        subject: Arc::new(Subject::whole()),
+        severity: Severity::Warning,
+        onset_step: 100,
+        segment: 1,
+        before: Some(0.123_456),
+        after: None,
+        z: None,
+        last_good_step: None,
+        resolved_step: None,
+    };
+    began.anomalies = vec![anomaly];
+    store.record(&began).unwrap();
+    store.record(&small(200)).unwrap();
+    drop(store);
+    let bytes = fs::read(sound.path().join(FILE)).unwrap();
+    let run = only_run(&open(sound.path()));
+    let SaveOutcome::Measured { report, trainer, summary } = &small(200).outcome else {
+        unreachable!()
+    };
+    let numbers = [
+        ("norm", report.matrices[0].frobenius_norm),
+        ("pair", report.pairs[0].gap_ratio),
+        ("evaluation", trainer.eval.get("loss").copied()),
+        ("loss", trainer.loss),
+        ("summary", summary.ln_norm),
+        ("counter", Some(987_654.25)),
+        ("anomaly", Some(0.123_456)),
+    ];
+    assert!(run.newest.is_some());
+    for (what, number) in numbers {
+        let number = number.unwrap().to_be_bytes();
+        let places = bytes.windows(8).enumerate().filter(|(_, window)| *window == number);
+        let places: Vec<usize> = places.map(|(at, _)| at).collect();
+        assert!(!places.is_empty(), "{what} is not found in the file");
+        for at in places {
+            let dir = tempfile::tempdir().unwrap();
+            let mut changed = bytes.clone();
+            changed[at + 5] ^= 1;
+            fs::write(dir.path().join(FILE), changed).unwrap();
+            let (store, opened) = Store::open(dir.path(), false).unwrap();
+            assert!(matches!(opened, Opened::MovedAside(_)), "{what} at {at}");
+            assert!(store.runs().unwrap().is_empty());
+        }
+    }
 }
 
 #[test]
@@ -273,7 +335,7 @@ fn a_database_of_version_1_is_brought_up_with_what_it_holds() {
     drop(store);
     let version = rusqlite::Connection::open(&path).unwrap();
     let version: i64 = version.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 4);
+    assert_eq!(version, 5);
 }
 
 #[test]

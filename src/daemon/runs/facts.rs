@@ -9,6 +9,9 @@ use crate::daemon::trend::Improvement;
 use crate::metrics::{RunFacts, RunState};
 use crate::watch::{PendingState, SettledSave};
 
+/// Saves first seen within this time after the start may have lain there before it.
+const START: Duration = Duration::from_mins(1);
+
 impl Run {
     /// Whether more saves are expected: not ended by its own count or as someone said, and not idle for
     /// long.
@@ -17,9 +20,11 @@ impl Run {
             (Some(step), Some(max)) => max > 0 && step >= max,
             _ => false,
         };
-        // The file's own time matters only for saves that were there at the start; clocks that
-        // differ by hours do not change what a day says.
-        let time = self.latest_save().map_or(self.analyzed_time, save_time);
+        // The file's own time matters only for saves that were there at the start: a clock that jumps,
+        // here or on a file server, ends no run whose saves were seen to come.
+        let came = self.latest.as_ref().map(|(queued, at)| at.saturating_sub(queued.save.waited));
+        let lay_there = came.is_none_or(|came| came < START);
+        let time = self.latest_save().map_or(self.analyzed_time, save_time).filter(|_| lay_there);
         let age = time.map_or(0.0, |time| unix_now - time);
         let idle = now.saturating_sub(self.last_news) > patience.idle_after
             || age > patience.idle_after.as_secs_f64();

@@ -183,6 +183,15 @@ fn a_run_ends_by_its_own_count_or_by_silence() {
     assert!(active(&run, 10, 1000.0));
     assert!(!active(&run, 3700, 1000.0), "no news for an hour");
     assert!(!active(&run, 10, 900.0 + 3700.0), "an old save found at the start");
+    // One that was seen to come is news, whatever its time says.
+    let came = Duration::from_mins(2);
+    run.settled(save(101, 0), came);
+    assert!(active(&run, 130, 1e9));
+    assert!(!active(&run, 3730, 1e9));
+    run.settled(SettledSave { waited: came, ..save(102, 0) }, came);
+    assert!(!active(&run, 130, 1e9), "it lay there at the start");
+    let mut run = self::run();
+    run.settled(save(100, 900), Duration::ZERO);
     run.trainer =
         TrainerState { global_step: Some(100), max_steps: Some(100), ..TrainerState::default() };
     assert!(!active(&run, 10, 1000.0));

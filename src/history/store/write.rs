@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Transaction, params};
 
-use super::{Record, SaveOutcome, index, rows, signed};
+use super::{Record, SaveOutcome, digest, index, rows, signed};
 use crate::checkpoint::TrainerState;
 use crate::history::kind::Anomaly;
 use crate::history::summary::Summary;
@@ -20,11 +20,15 @@ pub(super) fn record(transaction: &Transaction<'_>, record: &Record) -> rusqlite
         evaluations(transaction, save, trainer)?;
         forget_skipped(transaction, run)?;
     }
-    for anomaly in &record.anomalies {
+    // Where several saves were judged together, one may have begun and ended with this record.
+    let (began, over): (Vec<_>, Vec<_>) =
+        record.anomalies.iter().partition(|anomaly| anomaly.resolved_step.is_none());
+    for anomaly in began.into_iter().chain(over) {
         put_anomaly(transaction, run, anomaly)?;
     }
     counters(transaction, run, &record.run_counters)?;
     counters(transaction, 0, &record.daemon_counters)?;
+    digest::seal(transaction, run, save)?;
     Ok(true)
 }
 
@@ -37,7 +41,8 @@ fn run_id(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<i6
         "INSERT INTO runs (path, name, architecture, judged_segment, judged_step) \
          VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (path) DO UPDATE SET name = excluded.name, \
          architecture = coalesce(excluded.architecture, architecture), \
-         judged_segment = excluded.judged_segment, judged_step = excluded.judged_step RETURNING id",
+         judged_segment = excluded.judged_segment, judged_step = excluded.judged_step, digest = NULL \
+         RETURNING id",
         params![
             record.run_path,
             record.run_name,
@@ -167,7 +172,7 @@ fn put_anomaly(transaction: &Transaction<'_>, run: i64, anomaly: &Anomaly) -> ru
     let (layer, head) = (subject.layer.map(index), subject.head.map(index));
     if anomaly.resolved_step.is_some() {
         let n = transaction.execute(
-            "UPDATE anomalies SET resolved_step = ?1 WHERE run = ?2 AND kind = ?3 AND layer IS ?4 \
+            "UPDATE anomalies SET resolved_step = ?1, digest = NULL WHERE run = ?2 AND kind = ?3 AND layer IS ?4 \
              AND pair IS ?5 AND head IS ?6 AND name = ?7 AND segment = ?8 AND onset_step = ?9",
             params![
                 anomaly.resolved_step.map(signed),

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use weightvane::history::Store;
 
 use super::client::Metrics;
-use super::process::{Daemon, FAST, Place, run, skipped};
+use super::process::{Daemon, FAST, PROGRAM, Place, run, skipped};
 use super::saves::{copy_save, shipped};
 
 /// A small file system of its own, which goes with the test.
@@ -118,4 +118,17 @@ fn a_read_only_disk_does_not_keep_the_daemon_from_starting() {
     add_save(&place, 100);
     daemon.wait_analyzed("run", 2);
     assert_eq!(daemon.logged("analyzed save").len(), 1, "the new one alone");
+}
+
+#[test]
+fn a_log_on_a_full_disk_ends_nobody() {
+    let place = Place::new(FAST);
+    add_save(&place, 0);
+    let plain = place.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec "$0" "$@" 2>/dev/full"#]).arg(PROGRAM).args(plain.get_args());
+    let daemon = Daemon::start(command);
+    daemon.wait_analyzed("run", 1);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.end().0.code(), Some(0));
 }
