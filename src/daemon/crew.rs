@@ -16,10 +16,9 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::Event;
-use super::job::{self, Job, JobError, Keep, Tools};
+use super::job::{self, Job, JobError, Keep, Ticket, Tools};
 use super::pin::{PinOrder, Pinner};
 use super::priority;
-use super::queue::Queued;
 use crate::config::Priority;
 use crate::disk::{self, Operations};
 
@@ -44,14 +43,6 @@ pub(super) struct Task {
     pub(super) root: usize,
     /// The save that it measures, if it does.
     pub(super) save: Option<Ticket>,
-}
-
-/// Which save is being measured.
-#[derive(Debug, Clone)]
-pub(super) struct Ticket {
-    pub(super) run: String,
-    pub(super) run_id: u64,
-    pub(super) queued: Queued,
 }
 
 /// Work that nobody waits for any more.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::at_rest::{expect_settled, is_unchanged_since};
-use super::crew::Ticket;
 use super::guard;
 use super::pace::Pace;
 use super::pressure::{self, Pressure};
@@ -53,6 +52,14 @@ pub(super) struct Job {
     pub(super) bases: Vec<PathBuf>,
     pub(super) options: Arc<Options>,
     pub(super) cancel: Arc<AtomicBool>,
+}
+
+/// Which save is being measured.
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    pub(super) run: String,
+    pub(super) run_id: u64,
+    pub(super) queued: Queued,
 }
 
 /// What came of a job.

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, info, warn};
 
-use super::crew::{Crew, Lost, Task, Ticket, Work};
+use super::crew::{Crew, Lost, Task, Work};
 use super::error_text;
 use super::http::{Served, Server};
-use super::job::Done;
+use super::job::{Done, Ticket};
 use super::names::Names;
 use super::past::Past;
 use super::pin::PinOrder;

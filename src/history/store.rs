@@ -225,6 +225,9 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         durable(&connection, true)?;
         connection.pragma_update(None, "foreign_keys", true)?;
+        // Else what a long statement may have to take back goes into `/tmp`, which the daemon's sandbox does
+        // not reach.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         // Of a database that was cut off or overwritten the header alone may be sound.
         let is_quick = std::fs::metadata(path).is_ok_and(|found| found.len() <= QUICK_BYTES);
         if is_quick || suspect {
@@ -316,4 +319,18 @@ fn signed(n: u64) -> i64 {
 
 fn index(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_temporary_is_written_outside_of_the_state_directory() {
+        const IN_MEMORY: i64 = 2;
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path(), false).unwrap();
+        let found = store.connection.pragma_query_value(None, "temp_store", |row| row.get(0));
+        assert_eq!(found, Ok(IN_MEMORY));
+    }
 }

@@ -399,13 +399,3 @@ fn of_old_saves_the_details_go_first() {
     let after = fs::metadata(dir.path().join(FILE)).unwrap().len();
     assert!(after * 2 < before, "{before} bytes to {after}");
 }
-
-/// Else what a long statement has to take back would go into `/tmp`, which the daemon's sandbox does not
-/// reach.
-#[test]
-fn nothing_temporary_is_written_outside_of_the_state_directory() {
-    let connection = rusqlite::Connection::open_in_memory().unwrap();
-    let mut options = connection.prepare("PRAGMA compile_options").unwrap();
-    let options = options.query_map([], |row| row.get::<_, String>(0)).unwrap();
-    assert!(options.map(Result::unwrap).any(|option| option == "TEMP_STORE=2"));
-}

@@ -82,8 +82,9 @@ fn manual_pages_and_completions_are_those_of_the_command_line() {
     let mut pages = fs::read_dir(dir.path().join("man")).unwrap().count();
     for command in commands {
         let page = read(&format!("man/weightvane-{command}.1"));
-        for option in help(&[command]).split_whitespace().filter_map(|word| word.strip_prefix("--"))
-        {
+        let help = help(&[command]);
+        let entries = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+        for option in entries.flat_map(str::split_whitespace).filter_map(|w| w.strip_prefix("--")) {
             let option = option.trim_matches(|c: char| !c.is_alphanumeric());
             let escaped = option.replace('-', "\\-");
             assert!(page.contains(&escaped), "the page of {command} lacks --{option}");

@@ -20,7 +20,7 @@ pub(super) const BUSY: &[u8] =
 /// To one that asks without TLS where TLS is spoken.
 pub(super) const NOT_TLS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
-    content-length: 27\r\nconnection: close\r\n\r\nTLS is needed: ask https://\n";
+    content-length: 28\r\nconnection: close\r\n\r\nTLS is needed: ask https://\n";
 
 /// Says why, and waits for the client to close: a close on unread bytes resets the connection,
 /// and the client would never see the answer. What the client still sends is thrown away.

@@ -126,7 +126,7 @@ fn a_log_on_a_full_disk_ends_nobody() {
     add_save(&place, 0);
     let plain = place.command();
     let mut command = Command::new("sh");
-    command.args(["-c", r#"exec "$0" "$@" 2>/dev/full"#]).arg(PROGRAM).args(plain.get_args());
+    command.args(["-c", r#"exec "$0" "$@" 9>&2 2>/dev/full"#]).arg(PROGRAM).args(plain.get_args());
     let daemon = Daemon::start(command);
     daemon.wait_analyzed("run", 1);
     daemon.signal(Signal::TERM);

@@ -1,5 +1,6 @@
 //! The socket that HTTP is served on: handed over by systemd, and how many connections it may have.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -30,8 +31,10 @@ fn a_socket_from_systemd_is_served() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let answer = super::client::get(address, "/-/healthy").unwrap();
     assert_eq!(answer, (200, "healthy\n".to_owned()));
+    let mut said = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
     child.kill().unwrap();
-    let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    child.wait().unwrap();
     assert!(said.contains(&format!("http://{address}/")), "{said}");
 }
 

@@ -83,7 +83,7 @@ fn a_watched_directory_is_only_read() {
     let command = if traced {
         let mut command = Command::new("strace");
         // With -D the daemon stays our own child.
-        command.args(["-D", "-f", "-qq", "-s", "4096", "-e", "trace=%file", "-o"]);
+        command.args(["-D", "-f", "-qq", "-s", "4096", "-y", "-e", "trace=%file", "-o"]);
         command.arg(&trace).arg(PROGRAM).args(plain.get_args());
         command
     } else {
