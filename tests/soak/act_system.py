@@ -191,7 +191,7 @@ def little(lab, name, draw, n=2):
     try:
         daemon = world.start()
         time.sleep(2)
-        idle = daemon.status("VmRSS") << 10
+        idle, program = daemon.status("VmRSS") << 10, daemon.status("RssFile") << 10
         group.limit(idle + (128 << 20), draw.choice([5, 5, 20]))
         group.take(daemon.pid)
         start = time.monotonic()
@@ -203,7 +203,8 @@ def little(lab, name, draw, n=2):
         lab.ledger.check(9, group.n_killed() == 0, f"{group.n_killed()} killed for want of memory")
         lab.ledger.injected("M", "memory cgroup of idle + 128 MB, 5 or 20 % of a core, saves of 16 MB", n,
                             worst={"recorded within s": round(time.monotonic() - start), "p99 ms": round(1000 * percentile(latencies, 0.99))})
-        peak = (daemon.status("VmHWM") << 10) if daemon.alive() else 0
+        # More of the program itself is in memory than at rest; it is counted where it was read first.
+        peak = ((daemon.status("VmHWM") - daemon.status("RssFile")) << 10) + program if daemon.alive() else 0
         lab.ledger.check(9, peak <= idle + (128 << 20), f"peak of {peak >> 20} MiB over {idle >> 20} MiB at rest")
         world.verify(body)
         world.verify_log()

@@ -341,7 +341,9 @@ class Soak:
         world.daemon.wait("the first body", lambda body: True)
         again = world.wait_recorded()
         if body and again:
-            world.equal_facts(again, body, "after a restart")
+            # A run whose directory is not there at the start has a minute: so has a mount that comes late.
+            guests = {f"guest-{index}" for index in range(1, self.n_guests + 1)}
+            world.equal_facts(again, body, "after a restart", exempt=guests)
         world.daemon.stop()
         n = len(world.known)
         ledger.injected("S", "soak", 1, worst={"minutes": round(self.seconds / 60, 1)}, saves=n, recorded=len(recorded.measured()))
