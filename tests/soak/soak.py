@@ -241,10 +241,18 @@ class Soak:
         except OSError:
             pass
         try:
-            act_state.store(self.world, 0, 40)
+            self.refused()
         finally:
             filler.unlink()
         act_state.store(self.world, 1, 40)
+
+    def refused(self):
+        """Waits until the daemon says that its state is refused; where what it writes found room all the same, it is there."""
+        before = len(past.copied(self.world.state).keys())
+        try:
+            self.world.daemon.wait("state_store_ok 0", lambda body: body.value("state_store_ok") == 0, 40)
+        except Unavailable as why:
+            self.ledger.check(12, len(past.copied(self.world.state).keys()) > before, f"{why}, and nothing is written")
 
     def read_only_disk(self, draw):
         self.need_disk()

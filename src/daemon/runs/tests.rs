@@ -231,6 +231,18 @@ fn a_run_ends_by_a_mark_in_its_directory_or_above_until_it_saves_again() {
 }
 
 #[test]
+fn an_older_save_that_comes_to_rest_after_a_restart_is_not_the_newest() {
+    let mut run = run();
+    let newest = run.settled(save(200, 20), Duration::from_secs(1));
+    finish(&mut run, Done { queued: newest, ..done(save(200, 20), Ok(analyzed(200))) });
+    let older = Age { segment: 0, step: Some(100), sequence: 0 };
+    run.latest = Some((Queued { age: older, save: save(100, 10) }, Duration::from_secs(2)));
+    let facts = facts(&run);
+    assert_eq!((facts.latest_step, facts.analyzed_step), (Some(200), Some(200)));
+    assert_eq!(facts.latest_timestamp_seconds, facts.analyzed_timestamp_seconds);
+}
+
+#[test]
 fn training_that_goes_back_to_an_earlier_step_is_the_newest_again() {
     let mut run = run();
     let at = Duration::from_secs;
