@@ -46,7 +46,7 @@ KINDS = (
     ("through_a_file", link("config.json/x"), "missing", "found the file gone"),
     ("to_long_name", link("x" * 300), "unreadable", "File name too long"),
     ("to_directory", link("."), "not a checkpoint", LINK.format("a directory")),
-    ("to_process", link("/proc/self/mem"), "unreadable", ""),
+    ("to_process", link("/proc/self/mem"), "incomplete", "found 0 bytes"),
     ("to_fd", link("/proc/self/fd/0"), "not a checkpoint", LINK.format("a device")),
 )
 

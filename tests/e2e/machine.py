@@ -34,7 +34,8 @@ mkdir "$root/dev/shm" "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
 ip link set lo up
-# Nothing of this machine's own: no disks, no devices.
+# Nothing of this machine's own: no disks, no devices, no ban on starting services.
+rm -f "$root/usr/sbin/policy-rc.d"
 : >"$root/etc/fstab"
 : >"$root/etc/machine-id"
 for unit in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket \
