@@ -17,6 +17,7 @@ mod news;
 mod pace;
 pub mod page;
 mod past;
+mod path_text;
 mod pin;
 mod pressure;
 mod priority;

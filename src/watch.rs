@@ -41,7 +41,7 @@ mod shard;
 
 pub use events::{WatchMode, Watcher, network_file_system};
 pub use hint::FileEvent;
-pub use names::FileKind;
+pub use names::{FileKind, run_name};
 pub use save::{FileStamp, FoundSave, Pointer};
 pub use scan::{EndMark, ScanError, ScanLimits, ScanOutcome, scan};
 pub use settle::{GiveBack, PendingSave, PendingState, SettleCounters, SettleRules, Settler};

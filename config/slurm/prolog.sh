@@ -43,8 +43,15 @@ umask 022
 mkdir -p "$WEIGHTVANE_JOBS" && mkdir "$place" && mkdir "$place/own" && chown "$user:$group" "$place/own" || exit 0
 exec </dev/null >"$place/log" 2>&1
 printf '%s\n' "$dir" >"$place/dir"
-# The trainer may not have made it yet. As the user, so that no more is possible than the user may do.
-${as_user[@]+"${as_user[@]}"} mkdir -p -- "$dir" || exit 0
+# The trainer may not have made it yet. As the user, so that no more is possible than the user may do. A file
+# system that hangs holds up the daemon, not the job.
+setsid ${as_user[@]+"${as_user[@]}"} mkdir -p -- "$dir" &
+for ((i = 0; i < 100; i++)); do
+    kill -0 $! 2>/dev/null || break
+    sleep 0.1
+done
+! kill -0 $! 2>/dev/null || { echo "$dir does not answer" && exit 0; }
+wait $! || exit 0
 arguments=(watch "$dir" --label "job=$job" --listen "$WEIGHTVANE_LISTEN" --textfile "$place/own/weightvane.prom")
 [ -z "$WEIGHTVANE_CONFIG" ] || arguments+=(--config "$WEIGHTVANE_CONFIG")
 # In a session of its own: Slurm ends what a prolog leaves behind in its group.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::failure::Failure;
+use super::places::check_outside;
 use super::progress::Bar;
 use super::{AnalyzeArgs, Format, bases, options, print, rules, settings, table};
 use weightvane::checkpoint::{self, Manifest};
@@ -16,6 +17,7 @@ pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
     let mut settings = settings(args.config.as_ref())?;
     args.labels.apply(&mut settings).map_err(Failure::usage)?;
     let rules = rules(&settings)?;
+    check_textfile(args).map_err(Failure::usage)?;
     let manifest = checkpoint::open(&args.checkpoint)?;
     let before = args.against.as_deref().map(checkpoint::open).transpose()?;
     let graph = model::recognize(&manifest.tensors, manifest.config.as_ref(), &rules);
@@ -50,6 +52,20 @@ pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
         }
         Format::Prometheus => print(&exposition(&manifest, outcome.report, settings.labels)),
     }
+}
+
+/// That no checkpoint is written to.
+fn check_textfile(args: &AnalyzeArgs) -> Result<(), String> {
+    let Some(file) = args.textfile.as_deref() else { return Ok(()) };
+    let read = [Some(&args.checkpoint), args.against.as_ref(), args.base.as_ref()];
+    let mut read = read.into_iter().flatten();
+    let Some(save) = read.find(|save| check_outside("", Some(file), save).is_err()) else {
+        return Ok(());
+    };
+    let (file, save) = (file.display(), save.display());
+    Err(format!(
+        "--textfile {file} lies in {save}, expected a local place outside of what is only read"
+    ))
 }
 
 /// The series of one checkpoint, under the name of the directory that holds it.

@@ -47,7 +47,8 @@ impl LabelArgs {
 }
 
 fn ordinal(text: &str) -> Result<u32, String> {
-    let number = text.rsplit_once('-').map_or(text, |(_, number)| number);
+    let named = text.rsplit_once('-').filter(|(name, _)| !name.is_empty());
+    let number = named.map_or(text, |(_, number)| number);
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     let found = is_number.then(|| number.parse().ok()).flatten();
     found.ok_or_else(|| {
@@ -69,7 +70,8 @@ mod tests {
         for (text, wanted) in [("0", 0), ("12", 12), ("weightvane-2", 2), ("a-b-1-03", 3)] {
             assert_eq!(ordinal(text), Ok(wanted), "{text}");
         }
-        for text in ["", "weightvane", "weightvane-", "-", "a-1b", "+1", "99999999999", "1-"] {
+        for text in ["", "weightvane", "weightvane-", "-", "-1", "a-1b", "+1", "99999999999", "1-"]
+        {
             assert!(ordinal(text).is_err(), "{text}");
         }
     }

@@ -357,6 +357,7 @@ impl Root {
         let partial = outcome.truncated || (is_remote(&self.path) && !outcome.errors.is_empty());
         let gone = memory.gone(holders(&outcome.saves), partial, now);
         let gone_paths = self.missing(&outcome, now);
+        let n_errors = outcome.errors.iter().filter(|error| error.is_failure()).count() as u64;
         let mut settler = self.settler();
         settler.observe(now, &outcome, hints);
         let settled = settler.take_settled(now);
@@ -373,9 +374,9 @@ impl Root {
             pending,
             gone,
             gone_paths,
-            end_marks: (outcome.end_marks, !outcome.truncated && outcome.errors.is_empty()),
+            end_marks: (outcome.end_marks, !outcome.truncated && n_errors == 0),
             root_seen: !outcome.errors.iter().any(|e| e.path() == self.path),
-            n_errors: outcome.errors.len() as u64,
+            n_errors,
         }
     }
 }

@@ -5,6 +5,7 @@ mod records;
 mod scans;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -353,7 +354,11 @@ impl Scheduler {
                 Err(error) if self.textfile_failed => debug!(%error, "textfile not written"),
                 Err(error) => {
                     self.textfile_failed = true;
-                    warn!(path = ?file, %error, "textfile not written");
+                    let refused = error.kind() == ErrorKind::PermissionDenied;
+                    let why = (refused && self.facts.sandbox.is_some()).then_some(
+                        "a directory that was made anew is out of the sandbox's reach until the next start",
+                    );
+                    warn!(path = ?file, %error, why, "textfile not written");
                 }
             }
         }

@@ -8,6 +8,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 mod aliases;
 mod formats;
@@ -57,6 +58,12 @@ pub(super) fn escape(name: &OsStr) -> String {
         }
     }
     text
+}
+
+/// What a run is called by its path below the root.
+#[must_use]
+pub fn run_name(below: &Path) -> String {
+    below.iter().map(escape).collect::<Vec<_>>().join("/")
 }
 
 #[cfg(test)]

@@ -92,6 +92,12 @@ pub enum ScanError {
 }
 
 impl ScanError {
+    /// Whether something is missing from what was found. What is not to be looked at is not.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        !matches!(self, Self::LinkOutside { .. })
+    }
+
     /// The path that could not be looked at.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -363,7 +369,7 @@ impl Walk<'_> {
             let own = if run_path == self.root { &self.real_root } else { run_path };
             return own.file_name().map_or_else(|| "/".to_owned(), names::escape);
         };
-        below.iter().map(names::escape).collect::<Vec<_>>().join("/")
+        names::run_name(below)
     }
 }
 

@@ -8,6 +8,7 @@ use super::order::{Past, past};
 use super::{BackfillError, BackfillRequest, FailedSave, FailureKind};
 use crate::daemon::error_text;
 use crate::daemon::names::Names;
+use crate::daemon::path_text;
 use crate::daemon::runs::{absolute, stored_in};
 use crate::history::{Archive, ArchivedRun, StoreError};
 use crate::watch::{
@@ -60,14 +61,14 @@ pub(super) fn find(
         runs.push(PastRun { name, below, path, past: past(saves, stored, *until_ms) });
     }
     // Runs of which nothing is left on disk.
-    let top = absolute(root);
+    let top = path_text::decode(&absolute(root));
     for (path, run) in archived {
         let stored = stored_saves(archive, Some(&run))?;
-        let place = Path::new(&path);
-        let is_ours = shard.has(Path::new(&top), stored_in(&path, &stored, place));
+        let place = path_text::decode(&path);
+        let is_ours = shard.has(&top, stored_in(&path, &stored, &place));
         if is_ours && place.starts_with(&top) && taken.insert(run.name.clone()) {
             let past = past(Vec::new(), stored, *until_ms);
-            runs.push(PastRun { name: run.name, below: String::new(), path: path.into(), past });
+            runs.push(PastRun { name: run.name, below: String::new(), path: place, past });
         }
     }
     Ok(Found { runs, failed, is_truncated: outcome.truncated })

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use crate::daemon::path_text;
 use crate::daemon::runs::{key, modified_ns};
 use crate::history::{SaveKey, StoredSave};
 use crate::watch::{FileKind, FileStamp, SettledSave};
@@ -106,7 +107,7 @@ fn as_it_was(stored: &StoredSave, run: String, run_path: PathBuf) -> SettledSave
     SettledSave {
         run,
         run_path,
-        path: PathBuf::from(&stored.key.path),
+        path: path_text::decode(&stored.key.path),
         step: stored.age.step,
         sequence: stored.age.sequence,
         version: 1,

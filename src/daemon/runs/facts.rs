@@ -44,7 +44,8 @@ impl Run {
             improvements.iter().map(|(pair, i)| ((*pair).to_owned(), value(i))).collect()
         };
         // After a restart older saves may come to rest before the newest that is recorded.
-        let is_older = self.latest.as_ref().is_some_and(|(latest, _)| Some(latest.age) < self.analyzed);
+        let is_older =
+            self.latest.as_ref().is_some_and(|(latest, _)| Some(latest.age) < self.analyzed);
         let latest = self.latest_save().filter(|_| !is_older);
         RunFacts {
             name: self.name.clone(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Run;
 use crate::config::Settings;
 use crate::daemon::job::Job;
+use crate::daemon::path_text;
 use crate::daemon::queue::{Age, Queued};
 use crate::diagnostics::{Baseline, Options, Origin};
 use crate::model::Rule;
@@ -123,7 +124,7 @@ impl Run {
         let measured = self.known.iter().filter(|(_, known)| known.error.is_none());
         let before = measured.filter(|(_, known)| known.age < age && came_before(&known.age));
         let (key, known) = before.max_by_key(|(_, known)| known.age)?;
-        Some((known.age, PathBuf::from(&key.path), Some(key.modified_ns)))
+        Some((known.age, path_text::decode(&key.path), Some(key.modified_ns)))
     }
 
     /// Whether the next save will start from what is kept of this one.
@@ -168,12 +169,13 @@ pub(in crate::daemon) fn give_up_kept(runs: &mut BTreeMap<String, Run>, limit: u
     }
 }
 
-/// Relative roots are the same at the next start only from the same directory.
+/// As text, whatever its bytes are. Relative roots are the same at the next start only from the same
+/// directory.
 pub(in crate::daemon) fn absolute(path: &Path) -> String {
     let path = remote::canonical(path)
         .or_else(|| std::path::absolute(path).ok())
         .unwrap_or_else(|| path.to_owned());
-    path.to_string_lossy().into_owned()
+    path_text::encode(&path)
 }
 
 /// The latest modification of a save's files, nanoseconds of Unix time.

@@ -8,11 +8,12 @@ use tracing::{debug, info};
 use super::{Scheduler, unix_now, watch_mode};
 use crate::checkpoint::step_in_name;
 use crate::daemon::counters::take_daemon_counters;
+use crate::daemon::path_text;
 use crate::daemon::recorder::Restored;
 use crate::daemon::root::{Root, Scanned};
 use crate::daemon::runs::{Run, absolute, stored_in};
 use crate::history::{Rules, StoredRun};
-use crate::watch::SettledSave;
+use crate::watch::{SettledSave, run_name};
 
 /// How long names wait for a slow root at the start.
 const NAMING_PATIENCE: Duration = Duration::from_secs(10);
@@ -192,16 +193,16 @@ impl Scheduler {
             let root_path = &self.roots[root].path;
             let below = path.strip_prefix(root_path).ok().filter(|b| *b != Path::new(""));
             let own = below.map_or(path.file_name().unwrap_or_default(), Path::as_os_str);
-            self.names.of(root, root_path, &own.to_string_lossy(), &path)
+            self.names.of(root, root_path, &run_name(Path::new(own)), &path)
         };
         Some((name, root, path))
     }
 
     /// The root that has the run of a recorded path, and the run's path as a scan gives it.
     fn below_root(&self, path: &str) -> Option<(usize, PathBuf)> {
-        let path = Path::new(path);
+        let path = &*path_text::decode(path);
         let has = |root: &Root| {
-            let absolute = PathBuf::from(absolute(&root.path));
+            let absolute = path_text::decode(&absolute(&root.path));
             if let Ok(below) = path.strip_prefix(&absolute) {
                 let is_root = below == Path::new("");
                 return Some(if is_root { root.path.clone() } else { root.path.join(below) });

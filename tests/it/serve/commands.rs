@@ -44,6 +44,27 @@ fn analyze_prints_a_clean_exposition() {
     assert_eq!(fs::read_to_string(written).unwrap(), text);
 }
 
+#[test]
+fn no_checkpoint_is_written_over_by_a_textfile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (now, before) = (dir.path().join("checkpoint-2000"), dir.path().join("checkpoint-1900"));
+    for save in [&now, &before] {
+        let name = save.file_name().unwrap();
+        copy_save(&shipped("it/golden/series/healthy").join(name), save);
+    }
+    let link = dir.path().join("link.prom");
+    std::os::unix::fs::symlink(before.join("trainer_state.json"), &link).unwrap();
+    for file in [now.join("model.safetensors"), now.join("new.prom"), link] {
+        let flags = ["analyze", "--textfile", "--against"].map(AsRef::as_ref);
+        let args: [&OsStr; 6] =
+            [flags[0], now.as_ref(), flags[1], file.as_ref(), flags[2], before.as_ref()];
+        fails(&args, 2, &["--textfile", "only read"]);
+    }
+    let whole = shipped("it/golden/series/healthy/checkpoint-2000/model.safetensors");
+    assert!(fs::read(now.join("model.safetensors")).unwrap() == fs::read(whole).unwrap());
+    assert!(!now.join("new.prom").exists());
+}
+
 /// One line on stderr with all `parts`, nothing on stdout, and this exit code.
 pub(super) fn fails(args: &[&OsStr], code: i32, parts: &[&str]) {
     let out = run(args);

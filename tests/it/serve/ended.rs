@@ -50,6 +50,8 @@ fn a_mark_ends_the_runs_below_it_until_they_save_again() {
     daemon.wait("all runs to be measured", measured);
     wait(&daemon, "all runs", &runs.map(|run| (run, true)));
 
+    // A link out of the root is not followed, and no scan fails of it.
+    std::os::unix::fs::symlink("/etc/hostname", place.root.join("job/a/best.safetensors")).unwrap();
     fs::write(place.root.join("job/a").join(MARK), "").unwrap();
     fs::write(place.root.join("plain").join(MARK), "").unwrap();
     let ended = [("job/a", false), ("job/b", true), ("other", true), ("plain/ema", false)];

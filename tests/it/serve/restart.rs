@@ -1,6 +1,8 @@
 //! What outlives a restart.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -31,6 +33,36 @@ fn kept(state: &Path) -> Vec<Vec<u8>> {
     // One that is being written has another name.
     let whole = paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors"));
     whole.filter_map(|path| fs::read(path).ok()).collect()
+}
+
+#[test]
+fn runs_whose_names_are_no_text_outlive_a_restart() {
+    let place = Place::new(FAST);
+    let names: [&[u8]; 3] = [b"m\xff", b"m\xfe", b"m\\xff"];
+    for name in names {
+        let run = place.root.join(OsStr::from_bytes(name));
+        copy_save(
+            &shipped("it/golden/series/healthy/checkpoint-1900"),
+            &run.join("checkpoint-1900"),
+        );
+    }
+    // As a scrape spells a backslash.
+    let runs = [r"m\\xff", r"m\\xfe", r"m\\\\xff"];
+    for start in 0..2 {
+        let mut command = place.command();
+        command.arg("--state-dir").arg(place.dir.path().join("state"));
+        let daemon = Daemon::start(command);
+        let one_each =
+            |m: &Metrics| runs.iter().all(|run| m.count("checkpoints_analyzed_total", run) == 1);
+        let metrics = daemon.wait("one save of each", one_each);
+        assert_eq!(metrics.all("checkpoints_analyzed_total", &[]).len(), runs.len());
+        daemon.wait_for("readiness", |d| (d.get("/-/ready").0 == 200).then_some(()));
+        assert_eq!(daemon.metrics().all("checkpoints_analyzed_total", &[]).len(), runs.len());
+        let n_measured = daemon.logged("analyzed save").len();
+        assert_eq!(n_measured, if start == 0 { runs.len() } else { 0 });
+        daemon.signal(Signal::TERM);
+        daemon.end();
+    }
 }
 
 #[test]
