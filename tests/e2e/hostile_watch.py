@@ -126,7 +126,7 @@ def settle(watched, verdicts):
 def hold(watched, body, verdicts, changed=()):
     """Each save counts once, by its class alone; those in `changed` twice."""
     failed = watched.values(body, "checkpoint_failures_total")
-    opened = {run for family in ("checkpoints_analyzed_total", "checkpoint_failures_total") for run, _ in watched.values(body, family)}
+    opened = {run for family in ("checkpoints_analyzed_total", "checkpoint_failures_total") for (run, _), n in watched.values(body, family).items() if n > 0}
     told = [run for run in WAITED_FOR if run in opened or watched.n_lines(run, "WARN") or watched.n_lines(run, "no save, passed over")]
     if told or not set(WAITED_FOR) <= set(verdicts):
         raise Failed(f"daemon: {told} are to be waited for, and are told of")
