@@ -73,7 +73,7 @@ def rename_away(world, path, size, draw):
 
 
 def renumber(world, path, size, draw):
-    """The same save under another step's name: it is what it was."""
+    """Under another step's name it is a save of its own: it is recorded once under each at most."""
     to = path.with_name(f"checkpoint-{draw.randrange(10_000, 99_999)}")
     os.rename(path, to)
 
@@ -197,8 +197,9 @@ def verify_true(world, runs):
             found = world.recognise_anywhere(row)
             world.ledger.check(4, found is not None, f"of no save that was written: {row['path']}")
             if found:
-                world.ledger.check(1, found.save not in seen, f"{found.save} is recorded twice, again as {row['path']}")
-                seen.add(found.save)
+                place = found.save, row["path"]
+                world.ledger.check(1, place not in seen, f"{found.save} is recorded twice as {row['path']}")
+                seen.add(place)
 
 
 def overwrites(lab, name, draw, n=8):

@@ -66,7 +66,7 @@ class Daemon:
         self.log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         self.started = time.monotonic()
         self.ended = None
-        self.address = None
+        self.address = self.told_at = None
         with open(log, "ab") as stderr:
             self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
                                           env={**os.environ, **(env or {})}, text=True, preexec_fn=dies_with_parent)
@@ -77,6 +77,7 @@ class Daemon:
     def _listen(self):
         for line in self.child.stdout:
             if "http://" in line and not self.address:
+                self.told_at = time.monotonic()
                 self.address = line.split("http://")[1].split("/")[0]
 
     def wait_address(self, patience=PATIENCE):

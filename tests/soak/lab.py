@@ -17,7 +17,7 @@ class Lab:
     def __init__(self, program, scratch, seed, keep=False):
         self.program, self.scratch, self.seed, self.keep = Path(program).resolve(), Path(scratch), seed, keep
         self.ledger = Ledger()
-        self.daemon_pids = set()
+        self.daemons = {}
         self.latencies = []
         self.field = self.scratch / "field"
         self.field.mkdir()

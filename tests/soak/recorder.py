@@ -22,6 +22,8 @@ AT_FDCWD = -100
 EVENTS = {0x2: "modify", 0x4: "attrib", 0x8: "close_write", 0x40: "moved_from", 0x80: "moved_to", 0x100: "create", 0x200: "delete",
           0x400: "delete_self", 0x800: "move_self"}
 ON_DIRECTORIES = 0x40000000
+# Changes of one process that are told apart.
+MOST = 5
 SLICE = 0.2
 
 
@@ -49,8 +51,9 @@ class Changes:
                 length, _, _, _, mask, _, pid = struct.unpack_from("<IBBHQii", raw, at)
                 one = self.by_pid.setdefault(pid, {"n": 0, "what": []})
                 one["n"] += 1
-                if len(one["what"]) < 5:
-                    one["what"].append([[word for bit, word in EVENTS.items() if mask & bit], name_of(raw[at + 24:at + length])])
+                if len(one["what"]) < MOST:
+                    words = [word for bit, word in EVENTS.items() if mask & bit]
+                    one["what"].append([words, name_of(raw[at + 24:at + length]), time.monotonic()])
                 at += length
 
 

@@ -14,6 +14,7 @@ import act_state
 import mounts
 import oracle
 import past
+import recorder
 from act_system import dripping
 from content import SMALL
 from daemon import Unavailable
@@ -382,8 +383,9 @@ class Soak:
         if changes["why"]:
             ledger.skipped("-", "changes below the roots by process", changes["why"])
         else:
-            ours = {pid: about for pid, about in changes["changes"].items() if int(pid) in self.lab.daemon_pids}
-            n_others = sum(about["n"] for pid, about in changes["changes"].items() if int(pid) not in self.lab.daemon_pids)
+            known = self.lab.daemons
+            ours = {pid: about for pid, about in changes["changes"].items() if int(pid) in known and not inherited(known[int(pid)], about)}
+            n_others = sum(about["n"] for pid, about in changes["changes"].items() if int(pid) not in known)
             ledger.check(7, not ours, f"changes below the roots by the daemon: {ours}", n=max(n_others, 1))
             ledger.injected("-", "changes below the roots, seen by fanotify", n_others, by_the_daemon=sum(one["n"] for one in ours.values()))
         for pid in {line["pid"] for line in samples}:
@@ -425,6 +427,12 @@ class Soak:
         missed = [line for line in lines if line.get("status") == 0 and any(since + 1 < line["at"] < to - 1 for since, to in self.windows)]
         ledger.check(11, not missed, f"{len(missed)} scrapes without an answer though the daemon was left alone: {missed[:2]}")
         ledger.injected("S", "scrapes", total["total"], worst={"p99 ms": round(1000 * p99, 1)}, distinct_bodies=total["distinct"])
+
+
+def inherited(daemon, about):
+    """Whether a process only closed what its parent, which is this one, had open when it was made: before it was a daemon."""
+    told = about["n"] == len(about["what"]) and daemon.told_at
+    return bool(told) and all(words == ["close_write"] and at < told + 2 * recorder.SLICE for words, _, at in about["what"])
 
 
 def asides(state):

@@ -66,7 +66,7 @@ class World:
         self.daemon = Daemon(self.lab.program, self.roots, self.here / "daemon.log", self.config,
                              state=state or self.state, **options)
         self.daemons.append(self.daemon)
-        self.lab.daemon_pids.add(self.daemon.pid)
+        self.lab.daemons[self.daemon.pid] = self.daemon
         return self.daemon.wait_address()
 
     def end(self):
