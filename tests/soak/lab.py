@@ -18,6 +18,8 @@ class Lab:
         self.program, self.scratch, self.seed, self.keep = Path(program).resolve(), Path(scratch), seed, keep
         self.ledger = Ledger()
         self.daemons = {}
+        # Whether acts are played one at a time, so that times mean something.
+        self.alone = False
         self.latencies = []
         self.field = self.scratch / "field"
         self.field.mkdir()
