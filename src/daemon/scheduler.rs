@@ -208,11 +208,11 @@ impl Scheduler {
             records.is_behind()
         });
         while self.crew.is_idle() {
-            // A save that is to be kept may be gone soon.
-            if let Some((root, order)) = self.pins.pop_front() {
-                if !self.crew.waits_for(root) {
-                    self.crew.give(Task { root, save: None }, Work::Pin(order));
-                }
+            // A save that is to be kept may be gone soon. Where the file system does not answer it waits: nothing
+            // is measured there meanwhile, so no more come.
+            let next = self.pins.iter().position(|(root, _)| !self.crew.waits_for(*root));
+            if let Some((root, order)) = next.and_then(|at| self.pins.remove(at)) {
+                self.crew.give(Task { root, save: None }, Work::Pin(order));
                 continue;
             }
             let (runs, crew) = (&self.runs, &self.crew);
@@ -354,8 +354,10 @@ impl Scheduler {
                 Err(error) if self.textfile_failed => debug!(%error, "textfile not written"),
                 Err(error) => {
                     self.textfile_failed = true;
+                    let is_confined = |what: &String| !what.starts_with("none");
+                    let is_confined = self.facts.sandbox.as_ref().is_some_and(is_confined);
                     let refused = error.kind() == ErrorKind::PermissionDenied;
-                    let why = (refused && self.facts.sandbox.is_some()).then_some(
+                    let why = (refused && is_confined).then_some(
                         "a directory that was made anew is out of the sandbox's reach until the next start",
                     );
                     warn!(path = ?file, %error, why, "textfile not written");

@@ -177,6 +177,13 @@ def at_rest(watched):
     return least
 
 
+def is_read_again(watched, body, changed, mended):
+    """The log says it, and so does the counter: it follows the record, which follows the line."""
+    failed = watched.values(body, "checkpoint_failures_total")
+    told = all(watched.n_lines(run, "save not measured") > 1 and failed.get((run, "malformed"), 0) > 1 for run in changed)
+    return told and (mended, None) in watched.values(body, "checkpoints_analyzed_total")
+
+
 def watch(program, here, children):
     root = here / "runs"
     verdicts = lay(root)
@@ -203,11 +210,10 @@ def watch(program, here, children):
             file.write_bytes(file.read_bytes())
     (root / mended / "checkpoint-1/model.safetensors").write_bytes(model("a", "b"))
     deadline = time.monotonic() + PATIENCE
-    while any(watched.n_lines(run, "save not measured") < 2 for run in changed) or (mended, None) not in watched.values(body, "checkpoints_analyzed_total"):
+    while not is_read_again(watched, watched.metrics(), changed, mended):
         if time.monotonic() > deadline:
             raise Failed("daemon: what was changed was not read again")
         time.sleep(0.5)
-        body = watched.metrics()
     hold(watched, watched.metrics(), verdicts, changed)
     peak, rest = watched.status("VmHWM"), at_rest(watched)
     if rest > started + KEPT or peak > rest + MEMORY:
