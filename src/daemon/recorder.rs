@@ -21,11 +21,14 @@ const MAX_SENT: usize = 64;
 /// save is measured again.
 const MAX_WAITING: usize = 256;
 
+/// Records that are written with the turns of the disk that one takes.
+const MAX_TOGETHER: usize = 64;
+
 /// Time between two attempts when the disk refuses.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Records between two looks at the size of the store.
-const SHRINK_EVERY: u32 = 20;
+const SHRINK_EVERY: usize = 20;
 
 /// What the history may hold.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +73,7 @@ impl Recorder {
             store: None,
             suspect: false,
             waiting: VecDeque::new(),
+            n_alone: 0,
             ok: Arc::clone(&ok),
             since_shrunk: 0,
         };
@@ -140,8 +144,10 @@ struct Writer {
     /// Whether the database refused something because it is damaged.
     suspect: bool,
     waiting: VecDeque<Box<Record>>,
+    /// How many of them are written one at a time, as together they were refused.
+    n_alone: usize,
     ok: Arc<AtomicBool>,
-    since_shrunk: u32,
+    since_shrunk: usize,
 }
 
 impl Writer {
@@ -202,39 +208,76 @@ impl Writer {
 
     /// Writes what waits, in order, as far as the disk takes it.
     fn write(&mut self) {
-        while let Some(record) = self.waiting.pop_front() {
-            #[cfg(test)]
-            assert!(record.key.path != "/planted", "planted");
-            let is_last = self.waiting.is_empty();
-            let write = |store: &mut Store| {
-                if is_last { store.record(&record) } else { store.record_with_next(&record) }
+        while !self.waiting.is_empty() {
+            let goes_on = if self.n_alone == 0 && self.waiting.len() > 1 {
+                self.write_together()
+            } else {
+                self.write_first()
             };
-            match self.store().and_then(write) {
-                Ok(()) => {
-                    if !self.ok.swap(true, Ordering::Relaxed) {
-                        info!("history is written again");
-                    }
-                    self.shrink();
-                }
-                // It would be refused for ever, and all that come after it would wait.
-                Err(error) if error.is_of_the_record() => {
-                    let (path, error) = (&record.key.path, error_text(&error));
-                    warn!(
-                        path,
-                        error, "save cannot be recorded, it is measured again after a restart"
-                    );
-                }
-                Err(error) => {
-                    self.waiting.push_front(record);
-                    self.refused(&error);
-                    return;
-                }
+            if !goes_on {
+                return;
             }
         }
     }
 
-    fn shrink(&mut self) {
-        self.since_shrunk += 1;
+    /// Writes several; which of them is refused, or makes the writer panic, is found by writing each alone.
+    fn write_together(&mut self) -> bool {
+        let n = self.waiting.len().min(MAX_TOGETHER);
+        self.n_alone = n;
+        #[cfg(test)]
+        assert!(self.waiting.iter().all(|record| record.key.path != "/planted"), "planted");
+        if let Err(error) = self.store() {
+            self.n_alone = 0;
+            self.refused(&error);
+            return false;
+        }
+        let store = self.store.as_mut().expect("opened above");
+        match store.record_all(self.waiting.iter().take(n).map(AsRef::as_ref)) {
+            Ok(()) => {
+                self.waiting.drain(..n);
+                self.n_alone = 0;
+                self.written(n);
+            }
+            Err(error) if error.is_of_the_record() => {}
+            Err(error) => {
+                self.n_alone = 0;
+                self.refused(&error);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn write_first(&mut self) -> bool {
+        let Some(record) = self.waiting.pop_front() else { return false };
+        self.n_alone = self.n_alone.saturating_sub(1);
+        #[cfg(test)]
+        assert!(record.key.path != "/planted", "planted");
+        match self.store().and_then(|store| store.record(&record)) {
+            Ok(()) => self.written(1),
+            // It would be refused for ever, and all that come after it would wait.
+            Err(error) if error.is_of_the_record() => {
+                let (path, error) = (&record.key.path, error_text(&error));
+                warn!(path, error, "save cannot be recorded, it is measured again after a restart");
+            }
+            Err(error) => {
+                self.waiting.push_front(record);
+                self.refused(&error);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn written(&mut self, n: usize) {
+        if !self.ok.swap(true, Ordering::Relaxed) {
+            info!("history is written again");
+        }
+        self.shrink(n);
+    }
+
+    fn shrink(&mut self, n: usize) {
+        self.since_shrunk += n;
         if self.since_shrunk < SHRINK_EVERY {
             return;
         }
@@ -301,6 +344,33 @@ mod tests {
             run_counters: BTreeMap::new(),
             daemon_counters: BTreeMap::new(),
         })
+    }
+
+    #[test]
+    fn of_several_only_those_are_lost_that_are_refused_or_make_it_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        // NaN is NULL to SQLite, which a time may not be.
+        let mut refused = record("/refused");
+        refused.analyzed_at = f64::NAN;
+        let all = [record("/a"), refused, record("/b"), record("/planted"), record("/c")];
+        let mut writer = Writer {
+            dir: dir.path().to_owned(),
+            retention: Retention { limit: 1 << 30, age: Duration::from_hours(1) },
+            store: None,
+            suspect: false,
+            waiting: VecDeque::from(all),
+            n_alone: 0,
+            ok: Arc::new(AtomicBool::new(true)),
+            since_shrunk: 0,
+        };
+        while !writer.waiting.is_empty() {
+            if let Err(panic) = guard::caught(|| writer.write()) {
+                writer.failed(&panic);
+            }
+        }
+        let runs = Archive::open(dir.path()).unwrap().store().runs().unwrap();
+        let saves: Vec<&str> = runs[0].saves.iter().map(|save| save.key.path.as_str()).collect();
+        assert_eq!(saves, ["/a", "/b", "/c"]);
     }
 
     #[test]

@@ -83,7 +83,7 @@ def torn(lab, name, draw, n=5):
         source = draw.choice([base.stopped, base.killed])
         state = lab.scratch / f"{name}-{index}"
         shutil.copytree(source, state)
-        files = sorted(path for path in state.rglob("*") if path.is_file() and path.stat().st_size and path.name not in ("lock", "history.sqlite-shm"))
+        files = sorted(path for path in state.rglob("*") if path.is_file() and path.stat().st_size and path.name != "lock")
         # The database is most of it.
         path = draw.choice([*files, *[path for path in files if path.name.startswith(past.FILE)] * 3])
         kind, raw = damages(draw, path.read_bytes())
@@ -107,7 +107,7 @@ def one_torn(lab, base, state, path, raw, changed):
         body = world.wait_recorded()
         if body is None:
             return
-        aside = [one for one in state.glob("*.corrupt-*") if not one.name.endswith(("-wal", "-shm"))]
+        aside = [one for one in state.glob("*.corrupt-*") if not one.name.endswith("-journal")]
         ledger.check(13, body.value("state_store_ok") == 1, "the state is not usable")
         ledger.check(13, len(aside) <= 1, f"{len(aside)} moved aside")
         if aside and path.name == past.FILE:
@@ -145,7 +145,7 @@ def power(lab, name, draw, kind="ext4", n=5):
             world.start()
             for _ in range(n):
                 time.sleep(draw.uniform(0.3, 2.0))
-                before = past.copied(world.state)
+                before = past.Recorded(world.state)
                 time.sleep(draw.choice([0, 0, draw.uniform(0, 0.3)]))
                 disk.cut()
                 if draw.random() < 0.5:
@@ -271,9 +271,10 @@ def failing_calls(lab, name, draw):
         world.wait_recorded()
         world.daemon.stop()
         step = 1
-        paths = [world.state / f"{past.FILE}{end}" for end in ("", "-wal", "-shm")]
-        for _ in range(4):
-            call, error = draw.choice([("fdatasync", "EIO"), ("fsync", "EIO"), ("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("pread64", "EIO"), ("ftruncate", "EIO")])
+        paths = [world.state / f"{past.FILE}{end}" for end in ("", "-journal")]
+        # A start reads most, and looks for damage in what it read.
+        calls = [("pread64", "EIO")] + [draw.choice([("fdatasync", "EIO"), ("fsync", "EIO"), ("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("pread64", "EIO"), ("ftruncate", "EIO")]) for _ in range(3)]
+        for call, error in calls:
             first, n = draw.choice([1, 1, 2, 3, 5, 8]), draw.choice([1, 2, 4])
             inject = f"{call}:error={error}:when={first}..{first + n - 1}"
             lab.ledger.within(f"{name}: {inject}")

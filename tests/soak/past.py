@@ -9,14 +9,14 @@ FILE = "history.sqlite"
 
 
 class Recorded:
-    """All saves of a state directory with their rows, as of now."""
+    """All saves of a state directory with their rows, as of now; what a writer left half written is taken back, as every reader must."""
 
-    def __init__(self, state, how="ro"):
+    def __init__(self, state):
         self.saves, self.errors = [], []
         path = Path(state) / FILE
         if not path.exists():
             return
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode={how}", uri=True, timeout=30)) as db:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=30)) as db:
             db.row_factory = sqlite3.Row
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'saves'").fetchone():
                 return  # cut off before it was made
@@ -42,9 +42,9 @@ class Recorded:
 
 
 def copied(state):
-    """What a copy of the database says: of one that no daemon has open, or that must not be held open."""
+    """What a copy of the database says, of one that no daemon has open: what was left half written there is left as it is."""
     with tempfile.TemporaryDirectory() as here:
         for path in Path(state).glob(FILE + "*"):
             if path.is_file():
                 shutil.copy(path, here)
-        return Recorded(here, "rw")
+        return Recorded(here)

@@ -1,5 +1,6 @@
 """S: all trainers at once, faults one after the other, everything recorded: the long run."""
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -207,7 +208,7 @@ class Soak:
 
     def power_cut(self, draw):
         self.need_disk()
-        before = past.copied(self.world.state)
+        before = past.Recorded(self.world.state)
         self.impede()
         self.disk.cut()
         time.sleep(draw.choice([0, 0.3]))
@@ -249,11 +250,11 @@ class Soak:
 
     def refused(self):
         """Waits until the daemon says that its state is refused; where what it writes found room all the same, it is there."""
-        before = len(past.copied(self.world.state).keys())
+        before = len(past.Recorded(self.world.state).keys())
         try:
             self.world.daemon.wait("state_store_ok 0", lambda body: body.value("state_store_ok") == 0, 40)
         except Unavailable as why:
-            self.ledger.check(12, len(past.copied(self.world.state).keys()) > before, f"{why}, and nothing is written")
+            self.ledger.check(12, len(past.Recorded(self.world.state).keys()) > before, f"{why}, and nothing is written")
 
     def read_only_disk(self, draw):
         self.need_disk()
@@ -384,7 +385,7 @@ class Soak:
             ledger.skipped("-", "changes below the roots by process", changes["why"])
         else:
             known = self.lab.daemons
-            ours = {pid: about for pid, about in changes["changes"].items() if int(pid) in known and not inherited(known[int(pid)], about)}
+            ours = {pid: about for pid, about in changes["changes"].items() if int(pid) in known and not of_another(known[int(pid)], about)}
             n_others = sum(about["n"] for pid, about in changes["changes"].items() if int(pid) not in known)
             ledger.check(7, not ours, f"changes below the roots by the daemon: {ours}", n=max(n_others, 1))
             ledger.injected("-", "changes below the roots, seen by fanotify", n_others, by_the_daemon=sum(one["n"] for one in ours.values()))
@@ -429,14 +430,18 @@ class Soak:
         ledger.injected("S", "scrapes", total["total"], worst={"p99 ms": round(1000 * p99, 1)}, distinct_bodies=total["distinct"])
 
 
-def inherited(daemon, about):
-    """Whether a process only closed what its parent, which is this one, had open when it was made: before it was a daemon."""
-    told = about["n"] == len(about["what"]) and daemon.told_at
-    return bool(told) and all(words == ["close_write"] and at < told + 2 * recorder.SLICE for words, _, at in about["what"])
+def of_another(daemon, about):
+    """Whether no change is the daemon's: another process had its number before or after it, or what its parent, which is this one, had
+    open when it was made was closed before it was a daemon."""
+    def is_its_own(words, at):
+        lived = daemon.started <= at <= (daemon.ended or math.inf) + 2 * recorder.SLICE
+        was_parents = words == ["close_write"] and daemon.told_at and at < daemon.told_at + 2 * recorder.SLICE
+        return lived and not was_parents
+    return about["n"] == len(about["what"]) and not any(is_its_own(words, at) for words, _, at in about["what"])
 
 
 def asides(state):
-    return [path for path in state.glob("*.corrupt-*") if not path.name.endswith(("-wal", "-shm"))]
+    return [path for path in state.glob("*.corrupt-*") if not path.name.endswith("-journal")]
 
 
 def soak(lab, name, draw, seconds=120.0, gap=9.0):

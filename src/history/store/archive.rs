@@ -76,8 +76,8 @@ impl Archive {
     }
 }
 
-/// A connection that only reads, also where nothing can be written beside the database, as readers of a
-/// write-ahead log must: then it is read as it was when that was last merged.
+/// A connection that only reads, also where nothing can be written beside the database. What a writer that was killed
+/// left half written is taken back first, as every reader must; who may not write then reads nothing.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     let look = |connection: Connection| {
         connection.busy_timeout(BUSY)?;
@@ -86,11 +86,21 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     };
     let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
     let usual = Connection::open_with_flags(path, read_only).and_then(look);
+    let takes_back =
+        || Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(look);
+    // A write-ahead log, as versions before had it, is left out: the database was sound when it was last merged.
     let as_it_is = || {
         let escape = |uri: String, byte: &u8| uri + "%" + &format!("{byte:02X}");
         let bytes = path.as_os_str().as_encoded_bytes().iter();
         let uri = bytes.fold(String::from("file:"), escape) + "?immutable=1";
         Connection::open_with_flags(uri, read_only | OpenFlags::SQLITE_OPEN_URI).and_then(look)
     };
-    Ok(usual.or_else(|error| as_it_is().map_err(|_| error))?)
+    let other =
+        |error| if is_half_written(path) { takes_back() } else { as_it_is().map_err(|_| error) };
+    Ok(usual.or_else(other)?)
+}
+
+/// Whether a journal holds pages that a transaction has changed.
+fn is_half_written(path: &Path) -> bool {
+    path.with_extension("sqlite-journal").metadata().is_ok_and(|journal| journal.len() > 0)
 }
