@@ -155,7 +155,8 @@ def guest(lab, name, draw, turns=8, saves=12):
         lab.ledger.injected("-", "saves beside the daemon, and with it stopped", step, worst={"median ratio": round(ratio, 3), "p99 ratio": round(p99, 3)})
         # The median is what noise spares; the tail of a hundred saves is a single one of them. With other acts on the same cores it says
         # more of them than of the daemon.
-        lab.ledger.check(8, not lab.alone or ratio < 1.25, f"saves take {ratio:.2f} times as long beside the daemon (median of {len(with_it)})", n=step)
+        if lab.alone:
+            lab.ledger.check(8, ratio < 1.25, f"saves take {ratio:.2f} times as long beside the daemon (median of {len(with_it)})", n=step)
         lab.ledger.check(8, Path(path).exists(), "the last save is gone")
     finally:
         world.end()

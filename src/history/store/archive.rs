@@ -22,7 +22,8 @@ pub struct ArchivedRun {
 }
 
 impl Archive {
-    /// Opens the store of a state directory. Nothing is made or changed.
+    /// Opens the store of a state directory. Nothing is made, and nothing changed but what a killed writer left half
+    /// written, which is taken back.
     ///
     /// # Errors
     /// When it is not there, cannot be read, or was written by another version.
